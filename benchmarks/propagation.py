@@ -22,7 +22,6 @@ from shared_registry.embedded import EmbeddedServer
 from shared_registry.happenings import Emitter
 from shared_registry.mirror.mirror import Mirror
 from shared_registry.model import Event, ProbeResult, Thresholds
-from shared_registry.selection import priority
 from shared_registry.selection.view import View
 from shared_registry.store.client import connect
 from shared_registry.store.commands import Store
@@ -113,7 +112,7 @@ async def _mirror(redis_url: str) -> AsyncIterator[Mirror]:
     clients = connect(redis_url, timeout_seconds=settings.redis_timeout_seconds, block_seconds=settings.refresh_seconds)
     mirror = Mirror(
         Reader(clients, Keys(NAMESPACE), timeout_seconds=settings.redis_timeout_seconds),
-        View(priority),
+        View(),
         refresh_seconds=settings.refresh_seconds,
         max_staleness_seconds=None,
         clock=SystemClock(),

@@ -27,7 +27,7 @@ from shared_registry.probing.trouble_log import QUIET_SECONDS, TroubleLog
 from shared_registry.registry.membership import Membership
 from shared_registry.registry.outcomes import Outcomes
 from shared_registry.registry.seeding import Seeding
-from shared_registry.selection import Selection, priority
+from shared_registry.selection import Selection
 from shared_registry.selection.cooldown import Cooldown
 from shared_registry.selection.view import View
 from shared_registry.store import client
@@ -224,7 +224,6 @@ def configured_view(settings: RouterConfig, selection_rng: random.Random) -> Vie
     """
     selection = Selection(settings.policy, rng=selection_rng, hash_max_load=settings.hash_max_load)
     view = View(
-        priority,
         selection,
         panic_percent=settings.effective_panic_percent,
         spreads_in_panic=settings.panic_percent is not None,

@@ -3,11 +3,10 @@
 The policies do most of their work when the mirror changes, so that a selection is cheap.
 """
 
-from shared_registry.selection import hash_ring, least_loaded, round_robin  # noqa: F401  each import registers a policy
+from shared_registry.selection import hash_ring, least_loaded, priority, round_robin  # noqa: F401  each import registers a policy
 from shared_registry.selection.members import Members, Picker
 from shared_registry.selection.panic import Panic, find_panic
 from shared_registry.selection.policies import Policy, PolicyContext, find_policy, policy_names, register_policy
-from shared_registry.selection.priority import priority
 from shared_registry.selection.selector import Selection
 
 __all__ = [
@@ -20,6 +19,5 @@ __all__ = [
     "find_panic",
     "find_policy",
     "policy_names",
-    "priority",
     "register_policy",
 ]

@@ -12,14 +12,14 @@ import math
 import random
 import struct
 from bisect import bisect_right
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable, Mapping
 from hashlib import blake2b
 
 from shared_registry.model import Replica
-from shared_registry.selection.loads import Load, Loads
+from shared_registry.selection.loads import Loads
 from shared_registry.selection.members import Members
 from shared_registry.selection.policies import register_policy
-from shared_registry.selection.ring_points import RingPoints, sizes_by_weight
+from shared_registry.selection.ring_points import RingPoints
 
 POINTS = 32
 """How many points a member of weight 1 has. The share of its keys then deviates by about 7%.
@@ -50,27 +50,40 @@ class HashRing:
         self._random = rng.random
         self._loads = loads
         self._max_load = max_load
-        self._members = Members()
-        self._version = loads.version
         self._ring = RingPoints()
-        self._bounds: dict[Replica, tuple[Load, float]] = {}
+        self._unit = 1.0
+        self._weights: dict[Replica, float] = {}
+        self._bound = 0.0
         self._total = 0
         self.choose: Callable[[str | None], Replica | None] = self._nearest if max_load is None else self._nearest_able
 
     def update(self, members: Members) -> None:
-        """Choose among these members from now on."""
-        if members == self._members and self._version == self._loads.version:
-            return
-        if members != self._members:
-            self._ring.set_sizes(_sizes(members))
-        self._members, self._version = members, self._loads.version
-        if self._max_load is not None and members.replicas:
-            bound = self._max_load / sum(members.weights)
-            loads = self._loads.of(members.replicas)
-            self._bounds = {
-                replica: (load, weight * bound)
-                for replica, load, weight in zip(members.replicas, loads, members.weights, strict=True)
-            }
+        """Choose among these members from now on.
+
+        A member that leaves keeps its points until few members are left, and keys pass over them. So a replica that
+        turns unhealthy, and healthy again, moves nothing in memory.
+        """
+        unit = _unit(members.full_weight_counts)
+        if members.changed is None or unit != self._unit:
+            changed: Iterable[Replica] = {*self._weights, *members.replicas}
+            self._weights, self._unit = {}, unit
+        else:
+            changed = members.changed
+        sizes: dict[Replica, int] = {}
+        for replica in changed:
+            weight = members.weight_of(replica)
+            if weight is None:
+                self._weights.pop(replica, None)
+                self._ring.leave(replica)
+            else:
+                self._weights[replica] = weight
+                sizes[replica] = max(1, round(weight * POINTS / unit))
+        self._ring.join(sizes)
+        if self._max_load is not None:
+            self._loads.begin(sizes)
+            counts = {weight: len(replicas) for weight, replicas in members.classes.items()}
+            total = math.fsum(weight * count for weight, count in counts.items())
+            self._bound = self._max_load / total if total else 0.0
             self.recount()
 
     def choose_except(self, key: str | None, excluded: Collection[str]) -> Replica | None:
@@ -88,13 +101,14 @@ class HashRing:
 
     def recount(self) -> None:
         """Add up the loads again, after they were read anew."""
-        self._total = sum(load.count for load, _ in self._bounds.values())
+        known = self._loads.known
+        self._total = 0 if self._max_load is None else sum(known[replica].count for replica in self._weights)
 
     def _nearest(self, key: str | None) -> Replica | None:
         """Return the owner of the point nearest to either place of the key."""
         ring = self._ring
         points = ring.places
-        if not points:
+        if not ring.count:
             return None
         if key is None:
             place, other = self._places(None)
@@ -112,7 +126,10 @@ class HashRing:
             at = again
         if other - points[again - 1] < distance:
             at = again - 1
-        return ring.replicas[ring.owners[at]]
+        owner = ring.owners[at]
+        if ring.is_member[owner]:
+            return ring.replicas[owner]
+        return self._search((place, other), _never)
 
     def _nearest_able(self, key: str | None) -> Replica | None:
         """Return the owner of the nearest point whose owner has room under the bound, and count the session."""
@@ -124,11 +141,10 @@ class HashRing:
         return self._take(replica)
 
     def _is_below_limit(self, replica: Replica) -> bool:
-        load, share = self._bounds[replica]
-        return load.count < share * (self._total + 1)
+        return self._loads.known[replica].count < self._weights[replica] * self._bound * (self._total + 1)
 
     def _take(self, replica: Replica) -> Replica:
-        load = self._bounds[replica][0]
+        load = self._loads.known[replica]
         load.count += 1
         load.recent += 1
         self._total += 1
@@ -145,6 +161,8 @@ class HashRing:
         """Return the owner of the nearest point whose owner is not refused; search outwards from both places."""
         best: tuple[float, Replica] | None = None
         refused: dict[Replica, bool] = {}
+        if not self._ring.count:
+            return None
         for place in places:
             for step in (1, -1):
                 best = self._walk(place, step, best, refused, is_refused)
@@ -163,7 +181,7 @@ class HashRing:
         The search goes around the ring at most once.
         """
         ring = self._ring
-        points, owners, replicas = ring.places, ring.owners, ring.replicas
+        points, owners, replicas, is_member = ring.places, ring.owners, ring.replicas, ring.is_member
         count = len(points) - 2
         start = bisect_right(points, place) - (step < 0)
         for walked in range(count):
@@ -176,7 +194,10 @@ class HashRing:
             distance = (points[index] + turn - place) * step
             if best is not None and distance >= best[0]:
                 break
-            owner = replicas[owners[index]]
+            number = owners[index]
+            if not is_member[number]:
+                continue
+            owner = replicas[number]
             if owner not in refused:
                 refused[owner] = is_refused(owner)
             if not refused[owner]:
@@ -184,13 +205,17 @@ class HashRing:
         return best
 
 
-def _sizes(members: Members) -> dict[Replica, int]:
-    """Return how many points each member has."""
-    if not members.replicas:
-        return {}
-    mean = sum(members.full_weights or members.weights) / len(members.weights)
-    unit = float(WEIGHT_STEP) ** round(math.log(mean, WEIGHT_STEP))
-    return sizes_by_weight(members.replicas, members.weights, POINTS / unit)
+def _unit(full_weights: Mapping[float, int]) -> float:
+    """Return the weight for which a member has `POINTS` points, given how many members have each weight."""
+    count = sum(full_weights.values())
+    if not count:
+        return 1.0
+    mean = math.fsum(weight * number for weight, number in full_weights.items()) / count
+    return float(WEIGHT_STEP) ** round(math.log(mean, WEIGHT_STEP))
+
+
+def _never(_: Replica) -> bool:
+    return False
 
 
 register_policy(

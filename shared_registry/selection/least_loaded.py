@@ -8,120 +8,124 @@ from router to router, and the choice is nearly as good.
 from __future__ import annotations
 
 import random
+from bisect import bisect_right
 from collections.abc import Collection, Sequence
+from itertools import accumulate, pairwise
 
 from shared_registry.model import Replica
-from shared_registry.selection.loads import Load, Loads
+from shared_registry.selection.loads import Loads
 from shared_registry.selection.members import Members
 from shared_registry.selection.policies import register_policy
 
+ABOVE_ROUNDING = 1 + 1e-12
+"""A class is cut into parts that are larger by this, so that no place lies before the first part by rounding."""
+
 
 class LeastLoaded:
-    """Draws in constant time from an alias table (Vose). With equal weights it draws from the list of members."""
+    """Draws a class of equal weights by its total weight, and one of its members. With equal weights there is one."""
 
     def __init__(self, rng: random.Random, loads: Loads) -> None:
         self._rng = rng
         self._random = rng.random
         self._shared_loads = loads
-        self._version = loads.version
-        self._members = Members()
-        self._replicas: Sequence[Replica] = ()
-        self._loads: list[Load] = []
-        self._shares: list[float] = []
-        self._cuts: list[float] | None = None
-        self._aliases: list[int] = []
+        self._loads = loads.known
+        self._only: Sequence[Replica] | None = ()
+        self._classes: list[tuple[float, float, Sequence[Replica]]] = []
+        self._ends: list[float] = []
 
     def update(self, members: Members) -> None:
         """Choose among these members from now on."""
-        if members == self._members and self._version == self._shared_loads.version:
-            return
-        if members.weights != self._members.weights:
-            self._shares = [1 / weight for weight in members.weights]
-            self._cuts = None
-            if len(set(members.weights)) > 1:
-                self._cuts, self._aliases = alias_table(members.weights)
-        self._members, self._version = members, self._shared_loads.version
-        self._replicas = members.replicas
-        self._loads = self._shared_loads.of(members.replicas)
+        if members.changed is None:
+            self._shared_loads.begin(members.replicas)
+        else:
+            self._shared_loads.begin(one for one in members.changed if members.weight_of(one) is not None)
+        starts = [0.0, *accumulate(weight * len(replicas) for weight, replicas in members.classes.items())]
+        self._ends = starts[1:]
+        self._classes = [
+            (weight, (end - start) / len(replicas) * ABOVE_ROUNDING, replicas)
+            for (weight, replicas), (start, end) in zip(members.classes.items(), pairwise(starts), strict=True)
+        ]
+        self._only = None if len(self._classes) > 1 else next(iter(members.classes.values()), ())
 
     def choose(self, key: str | None) -> Replica | None:  # noqa: ARG002
         """Return the less loaded one of two random members."""
-        loads = self._loads
-        count = len(loads)
-        if count < 2:
-            return self._take(0) if count else None
-        random, cuts = self._random, self._cuts
-        if cuts is None:
+        only, loads = self._only, self._loads
+        if only is not None:
+            count = len(only)
+            if count < 2:
+                return self._take(only[0]) if count else None
+            random = self._random
             at = int(random() * count)
             other = int(random() * (count - 1))
             if other >= at:
                 other += 1
-        else:  # two inlined draws, because calls would cost as much as the rest of this method
-            place = random() * count
-            at = int(place)
-            if place - at >= cuts[at]:
-                at = self._aliases[at]
-            place = random() * count
-            other = int(place)
-            if place - other >= cuts[other]:
-                other = self._aliases[other]
-            if at == other:
-                other = self._another(at, count)
-        load, rival = loads[at], loads[other]
-        shares = self._shares
-        if (rival.count + 1) * shares[other] < (load.count + 1) * shares[at]:
-            at = other
-            load = rival
+            replica, rival = only[at], only[other]
+            load, rival_load = loads[replica], loads[rival]
+            if rival_load.count < load.count:
+                replica, load = rival, rival_load
+        else:
+            random, ends, classes = self._random, self._ends, self._classes
+            # two inlined draws, because calls would cost as much as the rest of this method
+            place = random() * ends[-1]
+            at = bisect_right(ends, place)
+            weight, step, members = classes[at]
+            replica = members[int((place - ends[at]) / step) - 1]
+            place = random() * ends[-1]
+            at = bisect_right(ends, place)
+            rival_weight, step, members = classes[at]
+            rival = members[int((place - ends[at]) / step) - 1]
+            if rival is replica:
+                rival_weight, rival = self._another(replica)
+            load, rival_load = loads[replica], loads[rival]
+            if (rival_load.count + 1) * weight < (load.count + 1) * rival_weight:
+                replica, load = rival, rival_load
         load.count += 1
         load.recent += 1
         self._shared_loads.is_used = True
-        return self._replicas[at]
+        return replica
 
     def choose_except(self, key: str | None, excluded: Collection[str]) -> Replica | None:  # noqa: ARG002
         """Return the less loaded one of two random members that are not excluded."""
-        able = [at for at, replica in enumerate(self._replicas) if replica.key not in excluded]
+        able = [
+            (weight, replica)
+            for weight, _, replicas in self._classes
+            for replica in replicas
+            if replica.key not in excluded
+        ]
         if not able:
             return None
-        two = self._rng.choices(able, [self._members.weights[at] for at in able], k=2)
-        return self._take(min(two, key=lambda at: (self._loads[at].count + 1) * self._shares[at]))
+        two = self._rng.choices(able, [weight for weight, _ in able], k=2)
+        return self._take(min(two, key=lambda one: (self._loads[one[1]].count + 1) / one[0])[1])
 
     def recount(self) -> None:
         """Do nothing: the loads are shared objects, which are already updated."""
 
-    def _another(self, at: int, count: int) -> int:
+    def _another(self, replica: Replica) -> tuple[float, Replica]:
         """Draw once more. If the same member is drawn again, take its neighbour."""
-        other = self._draw(count)
-        return other if other != at else (at + 1) % count
+        weight, other = self._draw()
+        if other is not replica:
+            return weight, other
+        at = next(at for at, one in enumerate(self._classes) if one[0] == weight)
+        replicas = self._classes[at][2]
+        if len(replicas) > 1:
+            return weight, replicas[replicas[0] is replica]
+        weight, _, replicas = self._classes[(at + 1) % len(self._classes)]
+        return weight, replicas[0]
 
-    def _draw(self, count: int) -> int:
+    def _draw(self) -> tuple[float, Replica]:
         """Draw one member by weight."""
-        place = self._random() * count
-        at = int(place)
-        return at if self._cuts is None or place - at < self._cuts[at] else self._aliases[at]
+        ends = self._ends
+        place = self._random() * ends[-1]
+        at = bisect_right(ends, place)
+        weight, step, replicas = self._classes[at]
+        return weight, replicas[int((place - ends[at]) / step) - 1]
 
-    def _take(self, at: int) -> Replica:
-        self._loads[at].count += 1
-        self._loads[at].recent += 1
+    def _take(self, replica: Replica) -> Replica:
+        load = self._loads[replica]
+        load.count += 1
+        load.recent += 1
         self._shared_loads.is_used = True
-        return self._replicas[at]
-
-
-def alias_table(weights: Sequence[float]) -> tuple[list[float], list[int]]:
-    """Return, for each member's cell of the table, the member's own share of the cell and the owner of the rest."""
-    mean = sum(weights) / len(weights)
-    cuts = [weight / mean for weight in weights]
-    aliases = list(range(len(weights)))
-    small = [at for at, cut in enumerate(cuts) if cut < 1]
-    large = [at for at, cut in enumerate(cuts) if cut >= 1]
-    while small and large:
-        underfull, overfull = small.pop(), large[-1]
-        aliases[underfull] = overfull
-        cuts[overfull] -= 1 - cuts[underfull]
-        if cuts[overfull] < 1:
-            small.append(large.pop())
-    for at in (*small, *large):  # the remaining cells differ from 1 only by rounding
-        cuts[at] = 1.0
-    return cuts, aliases
+        return replica
 
 
 register_policy("least_loaded", lambda context: LeastLoaded(context.rng, context.loads), needs_loads=True)

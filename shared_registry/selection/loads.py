@@ -31,35 +31,31 @@ class Loads:
 
     Attributes:
         is_used: Whether a policy has used the loads since the last reading began.
-        version: Rises when a load is forgotten. A policy must then get its load objects anew.
+        known: The load of each replica that `begin` was called with. Nobody else may change it.
     """
 
     def __init__(self) -> None:
         self.is_used = False
-        self.version = 0
-        self._loads: dict[Replica, Load] = {}
+        self.known: dict[Replica, Load] = {}
 
-    def of(self, replicas: Iterable[Replica]) -> list[Load]:
-        """Return the load of each replica: always the same object for one replica, at first with the record's load."""
-        loads = self._loads
-        return [loads.get(replica) or self._begin(replica) for replica in replicas]
+    def begin(self, replicas: Iterable[Replica]) -> None:
+        """Count the picks of these replicas from now on, unless they are counted. They begin with the record's load."""
+        known = self.known
+        for replica in replicas:
+            if replica not in known:
+                known[replica] = Load(replica.in_flight)
 
     def forget(self, replica: Replica) -> None:
         """Forget the load of a replica that was removed."""
-        if self._loads.pop(replica, None) is not None:
-            self.version += 1
+        self.known.pop(replica, None)
 
     def begin_read(self) -> None:
         """Begin to read the loads. They will contain the sessions of all picks until now."""
         self.is_used = False
-        for load in self._loads.values():
+        for load in self.known.values():
             load.recent = 0
 
     def update(self, in_flight: Mapping[str, int]) -> None:
         """Take over the loads that were read, by canonical url. A replica that is not among them has load 0."""
-        for replica, load in self._loads.items():
+        for replica, load in self.known.items():
             load.count = in_flight.get(replica.key, 0) + load.recent
-
-    def _begin(self, replica: Replica) -> Load:
-        load = self._loads[replica] = Load(replica.in_flight)
-        return load

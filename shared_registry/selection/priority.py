@@ -2,22 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Sequence
 
 from shared_registry.model import Replica
 from shared_registry.selection.members import Members
 from shared_registry.selection.policies import register_policy
-
-
-def priority(replicas: Iterable[Replica]) -> tuple[Replica, ...]:
-    """Return the selectable replicas, primaries first, each tier in its given order."""
-    primaries: list[Replica] = []
-    others: list[Replica] = []
-    for replica in replicas:
-        record = replica.record
-        if record.is_selectable:
-            (primaries if record.endpoint.primary else others).append(replica)
-    return (*primaries, *others)
 
 
 class Priority:

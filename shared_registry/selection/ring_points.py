@@ -9,15 +9,19 @@ from __future__ import annotations
 import sys
 from array import array
 from bisect import bisect_right
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from hashlib import shake_128
 
-from shared_registry.model import Replica
+from shared_registry.model import AdminState, Replica
 
 Point = tuple[float, int]
 """A place on the ring, and the number of its owner."""
 Points = tuple["array[float]", "array[int]"]
 """Places in order, and the numbers of their owners."""
+MOST_PASSED_OVER = 16
+"""How many replicas that have left may keep points for each member. With more, keys pass over too many points."""
+FEWEST_SWEPT = 16
+"""How many replicas leave before the points of those that were removed are taken out: one splice for all of them."""
 _HIGHEST = bytes(0xF0 | byte for byte in range(256))
 
 
@@ -29,28 +33,66 @@ class RingPoints:
             plus one turn. So every place of a key lies between two entries.
         owners: The owner of each place, as an index into `replicas`.
         replicas: The owners, and former owners.
+        is_member: For each of `replicas`, 1 if it is a member, or 0 if it has left and its points are passed over.
+        count: How many members there are.
     """
 
     def __init__(self) -> None:
         self.places = array("d")
         self.owners = array("I")
         self.replicas: list[Replica] = []
+        self.is_member = bytearray()
+        self.count = 0
         self._sizes: dict[Replica, int] = {}
         self._numbers: dict[Replica, int] = {}
         self._free: list[int] = []
+        self._left: set[Replica] = set()
+        self._sweep_at = FEWEST_SWEPT
 
-    def set_sizes(self, sizes: dict[Replica, int]) -> None:
-        """Give each of these replicas that many points, and no points to any other replica."""
-        before, self._sizes = self._sizes, sizes
+    def join(self, sizes: Mapping[Replica, int]) -> None:
+        """Let these replicas be members, with that many points each. Take out points that are no longer of use."""
+        for replica in sizes:
+            number = self._number(replica)
+            self.count += not self.is_member[number]
+            self.is_member[number] = 1
+        self._left -= sizes.keys()
+        self._set_sizes({**sizes, **dict.fromkeys(self._swept(), 0)})
+
+    def _swept(self) -> set[Replica]:
+        """Return the replicas that have left and whose points are to be taken out: all, or those that were removed."""
+        gone: set[Replica] = set()
+        if self.count * MOST_PASSED_OVER < len(self._left):
+            gone = self._left
+        elif len(self._left) > self._sweep_at:
+            gone = {replica for replica in self._left if replica.admin is AdminState.REMOVED}
+        if gone:
+            self._left = self._left - gone
+        if gone or len(self._left) > self._sweep_at:
+            self._sweep_at = 2 * len(self._left) + FEWEST_SWEPT
+        return gone
+
+    def leave(self, replica: Replica) -> None:
+        """Pass over the points of a replica."""
+        number = self._numbers.get(replica)
+        if number is not None:
+            self.count -= self.is_member[number]
+            self.is_member[number] = 0
+            self._left.add(replica)
+
+    def _set_sizes(self, sizes: Mapping[Replica, int]) -> None:
+        """Give each of these replicas that many points."""
         removed: list[Point] = []
         added: list[Point] = []
-        changed = [replica for replica, size in sizes.items() if before.get(replica) != size]
-        for replica in (*(before.keys() - sizes.keys()), *changed):
-            had, has = before.get(replica, 0), sizes.get(replica, 0)
-            number = self._number(replica)
-            places = places_of(replica.key, max(had, has))[min(had, has) :]
-            (added if has > had else removed).extend((place, number) for place in places)
-            if not has:
+        for replica, has in sizes.items():
+            had = self._sizes.get(replica, 0)
+            if had != has:
+                number = self._number(replica)
+                places = places_of(replica.key, max(had, has))[min(had, has) :]
+                (added if has > had else removed).extend((place, number) for place in places)
+            if has:
+                self._sizes[replica] = has
+            elif replica in self._numbers:
+                self._sizes.pop(replica, None)
                 self._free.append(self._numbers.pop(replica))
         if not removed and not added:
             return
@@ -73,6 +115,7 @@ class RingPoints:
             else:
                 number = len(self.replicas)
                 self.replicas.append(replica)
+                self.is_member.append(0)
             self._numbers[replica] = number
         return number
 
@@ -124,9 +167,3 @@ def _spliced(points: Points, removed: Sequence[Point], added: Sequence[Point]) -
             start = at + is_removed
         points = new_places + places[start:], new_owners + owners[start:]
     return points
-
-
-def sizes_by_weight(replicas: Iterable[Replica], weights: Sequence[float], unit_size: float) -> dict[Replica, int]:
-    """Return how many points each replica has: in proportion to its weight, at least one."""
-    sizes = {weight: max(1, round(weight * unit_size)) for weight in set(weights)}
-    return {replica: sizes[weight] for replica, weight in zip(replicas, weights, strict=True)}

@@ -10,20 +10,37 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Sequence
 from heapq import heapify, heapreplace
-from itertools import cycle
 
 from shared_registry.model import Replica
 from shared_registry.selection.members import Members
 from shared_registry.selection.policies import register_policy
 
-Turn = tuple[float, int, int, float, int, Iterator[Replica]]
-"""The next turn of a class.
 
-It holds the due time, the number of the class, twice its past turns plus one, its total weight, its size, and an
-iterator that gives its members in turn.
-"""
+class Turns:
+    """The members of one weight, and which of them has the next turn. The list of members may change at any time."""
+
+    __slots__ = ("at", "replicas")
+
+    def __init__(self, replicas: Sequence[Replica], at: int) -> None:
+        self.replicas = replicas
+        self.at = at
+
+    def __len__(self) -> int:
+        return len(self.replicas)
+
+    def choose(self, key: str | None = None) -> Replica:  # noqa: ARG002
+        """Return the member that has the next turn."""
+        at, replicas = self.at, self.replicas
+        if at >= len(replicas):
+            at = 0
+        self.at = at + 1
+        return replicas[at]
+
+
+Turn = tuple[float, int, int, float, Turns]
+"""The next turn of a class: the due time, the number of the class, twice its past turns plus one, its total weight."""
 
 
 class RoundRobin:
@@ -31,23 +48,33 @@ class RoundRobin:
 
     def __init__(self, rng: random.Random) -> None:
         self._rng = rng
-        self._members = Members()
+        self._sizes: dict[float, int] = {}
+        self._classes: dict[float, Turns] = {}
         self._turns: list[Turn] = []
-        self._only: Iterator[Replica] | None = None
+        self._only: Turns | None = None
 
     def update(self, members: Members) -> None:
-        """Choose among these members from now on. A new cycle begins unless the members are the same as before."""
-        if members == self._members:
+        """Choose among these members from now on.
+
+        A new cycle begins if the number of members of any weight has changed. Members of equal weight go on taking
+        turns where they were.
+        """
+        sizes = {weight: len(replicas) for weight, replicas in members.classes.items()}
+        known = self._classes
+        self._classes = {
+            weight: known[weight] if weight in known else Turns(replicas, self._rng.randrange(len(replicas)))
+            for weight, replicas in members.classes.items()
+        }
+        for weight, replicas in members.classes.items():
+            self._classes[weight].replicas = replicas
+        if sizes == self._sizes:
             return
-        self._members = members
-        classes: dict[float, list[Replica]] = {}
-        for replica, weight in zip(members.replicas, members.weights, strict=True):
-            classes.setdefault(weight, []).append(replica)
-        total = sum(weight * len(replicas) for weight, replicas in classes.items())
-        start = self._rng.random() * 2 * len(members.replicas) / total if members.replicas else 0.0
+        self._sizes = sizes
+        total = sum(weight * size for weight, size in sizes.items())
+        start = self._rng.random() * 2 * sum(sizes.values()) / total if sizes else 0.0
         self._turns = [
-            _first_turn(number, weight * len(replicas), self._rotated(replicas), start)
-            for number, (weight, replicas) in enumerate(classes.items())
+            _first_turn(number, weight * len(members), members, start)
+            for number, (weight, members) in enumerate(self._classes.items())
         ]
         heapify(self._turns)
         self._only = self._turns[0][-1] if len(self._turns) == 1 else None
@@ -55,41 +82,35 @@ class RoundRobin:
     def choose(self, key: str | None) -> Replica | None:  # noqa: ARG002
         """Return the member that has the next turn."""
         if self._only is not None:
-            return next(self._only)
+            return self._only.choose()
         turns = self._turns
         if not turns:
             return None
-        _, number, position, weight, size, replicas = turns[0]
+        _, number, position, weight, members = turns[0]
         position += 2
-        heapreplace(turns, (position / weight, number, position, weight, size, replicas))
-        return next(replicas)
+        heapreplace(turns, (position / weight, number, position, weight, members))
+        return members.choose()
 
     def choose_except(self, key: str | None, excluded: Collection[str]) -> Replica | None:  # noqa: ARG002
         """Return the next member that is not excluded. Excluded members lose their turn."""
-        for due, number, position, weight, size, replicas in sorted(self._turns, key=lambda turn: turn[:2]):
-            for _ in range(size):
-                replica = next(replicas)
+        for due, number, position, weight, members in sorted(self._turns, key=lambda turn: turn[:2]):
+            for _ in range(len(members)):
+                replica = members.choose()
                 if replica.key not in excluded:
                     if (due, number) == self._turns[0][:2]:
-                        heapreplace(
-                            self._turns, ((position + 2) / weight, number, position + 2, weight, size, replicas)
-                        )
+                        heapreplace(self._turns, ((position + 2) / weight, number, position + 2, weight, members))
                     return replica
         return None
 
     def recount(self) -> None:
         """Do nothing: this policy does not use loads."""
 
-    def _rotated(self, replicas: list[Replica]) -> list[Replica]:
-        at = self._rng.randrange(len(replicas))
-        return replicas[at:] + replicas[:at]
 
-
-def _first_turn(number: int, weight: float, replicas: list[Replica], start: float) -> Turn:
+def _first_turn(number: int, weight: float, members: Turns, start: float) -> Turn:
     """Return the first turn of a class that is due at the time `start` or later."""
     passed = max(0, math.ceil((weight * start - 1) / 2))
     position = 2 * passed + 1
-    return position / weight, number, position, weight, len(replicas), cycle(replicas)
+    return position / weight, number, position, weight, members
 
 
 register_policy("round_robin", lambda context: RoundRobin(context.rng))

@@ -6,6 +6,7 @@ import random
 from collections.abc import Collection, Mapping, Sequence
 
 from shared_registry.model import Replica
+from shared_registry.selection.levels import Levels, SelectionLevel
 from shared_registry.selection.loads import Loads
 from shared_registry.selection.members import Chooser, Members, Picker
 from shared_registry.selection.policies import Policy, PolicyContext, find_policy
@@ -42,40 +43,35 @@ class Selection:
         self._policies: dict[str, Policy] = {policy: find_policy(policy)}
         self._used: set[str] = set()
         self._pickers: dict[tuple[str, int], Picker] = {}
-        self._outdated: set[tuple[str, int]] = set()
-        self._preference: Sequence[Replica] = ()
-        self._cooling: Collection[str] = ()
-        self._shares: Mapping[str, float] = {}
-        self._levels: list[Members] | None = None
+        self._changed: dict[tuple[str, int], set[Replica] | None] = {}
+        self._levels: Sequence[SelectionLevel] = Levels().levels
         self._is_spread = False
 
-    def prepare(
-        self,
-        preference: Sequence[Replica],
-        *,
-        cooling: Collection[str] = (),
-        shares: Mapping[str, float] | None = None,
-        is_spread: bool = False,
-    ) -> None:
+    def prepare(self, levels: Levels, *, is_spread: bool = False) -> None:
         """Choose among these replicas from now on.
 
         Args:
-            preference: All selectable replicas, best first.
-            cooling: Canonical urls of the replicas in a cooldown, which come last.
-            shares: The part of its weight that a replica has now, by canonical url, for replicas that ramp up.
-            is_spread: Whether to treat primaries and other replicas alike, and to spread sessions also if the policy is
-                `priority`.
+            levels: All selectable replicas. Their changes since the last call are taken over, and taken off.
+            is_spread: Whether to spread sessions also if the policy is `priority`.
         """
-        self._preference, self._cooling, self._shares = preference, cooling, shares or {}
+        is_same, self._levels = levels.levels is self._levels, levels.levels
         self._is_spread = is_spread
-        self._levels = None
-        self._outdated.update(self._pickers)
+        changed = levels.take_changes()
+        for at in self._pickers:
+            self._note(at, changed[at[1]] if is_same else None)
         own_policy = self._named(None)
         needed = self._used if own_policy == "priority" else self._used | {own_policy}
         level = self._first_level() if needed else 0
         for policy in needed:
             self._picker(policy, level)
         self.choose = None if own_policy == "priority" else self._picker(own_policy, level).choose
+
+    def _note(self, at: tuple[str, int], changed: set[Replica] | None) -> None:
+        """Note the changes of a picker's level that the picker has to take over before its next choice."""
+        if changed is None or self._changed.get(at, ()) is None:
+            self._changed[at] = None
+        elif changed:
+            self._changed[at] = changed | (self._changed.get(at) or set())
 
     def select(self, policy: str | None, key: str | None, excluded: Collection[str]) -> Replica | None:
         """Return the replica for the next session.
@@ -92,8 +88,8 @@ class Selection:
         self._policy_named(named)
         if named != "priority":
             self._used.add(named)
-        for number, members in enumerate(self._all_levels()):
-            if members.replicas:
+        for number, level in enumerate(self._levels):
+            if level.replicas:
                 picker = self._picker(named, number)
                 replica = picker.choose_except(key, excluded) if excluded else picker.choose(key)
                 if replica is not None:
@@ -134,41 +130,10 @@ class Selection:
         picker = self._pickers.get(at)
         if picker is None:
             picker = self._pickers[at] = self._policy_named(policy).make(self._context)
-            self._outdated.add(at)
-        if at in self._outdated:
-            self._outdated.discard(at)
-            levels = self._all_levels()
-            picker.update(levels[level] if level < len(levels) else Members())
+            self._changed[at] = None
+        if at in self._changed:
+            picker.update(Members(level=self._levels[level], changed=self._changed.pop(at)))
         return picker
 
     def _first_level(self) -> int:
-        return next((number for number, members in enumerate(self._all_levels()) if members.replicas), 0)
-
-    def _all_levels(self) -> list[Members]:
-        """Return the levels: primaries, others, primaries in a cooldown, and others in a cooldown.
-
-        In panic primaries and others are one level, and so are those in a cooldown.
-        """
-        if self._levels is None:
-            levels: tuple[list[Replica], ...] = ([], [], [], [])
-            cooling, is_spread = self._cooling, self._is_spread
-            if not cooling and not is_spread:
-                first = next((at for at, one in enumerate(self._preference) if not one.record.endpoint.primary), None)
-                levels = (list(self._preference[:first]), [] if first is None else list(self._preference[first:]))
-            else:
-                for replica in self._preference:
-                    level = 0 if is_spread or replica.record.endpoint.primary else 1
-                    levels[level + 2 if replica.record.key in cooling else level].append(replica)
-            self._levels = [self._members(replicas) for replicas in levels]
-        return self._levels
-
-    def _members(self, replicas: Sequence[Replica]) -> Members:
-        weights = [replica.record.endpoint.weight for replica in replicas]
-        shares = self._shares
-        if not shares:
-            return Members(replicas, weights)
-        parts = [shares.get(replica.record.key, 1.0) for replica in replicas]
-        most = max(parts, default=1.0)  # if all replicas ramp up together, the result is as without ramps
-        return Members(
-            replicas, [weight * part / most for weight, part in zip(weights, parts, strict=True)], full_weights=weights
-        )
+        return next((number for number, level in enumerate(self._levels) if level.replicas), 0)

@@ -1,7 +1,7 @@
 """A router's view of the replicas: the live handles, and the order in which `select()` prefers them.
 
-Pure state, no I/O. Every change ends with the preference and the policies prepared, so that a selection by the default
-policy reads one attribute.
+Pure state, no I/O. Every change ends with the policies prepared, so that a selection by the default policy reads one
+attribute. Only the replicas that a change touches are moved. Lists of all replicas are made when they are asked for.
 """
 
 from __future__ import annotations
@@ -25,12 +25,14 @@ from shared_registry.model import (
     is_later,
 )
 from shared_registry.selection import Panic, Selection, find_panic
+from shared_registry.selection.levels import Levels, Ordered
 from shared_registry.urls import canonical_url
 
 _NOT_REMOVED = Removal(ORIGIN)
+MOST_TOUCHED = 4
+"""If more than one in so many replicas is touched at once, all are put in order anew."""
 DEPARTED_AT_MOST = 1000
 """How many removals of announced replicas that left by themselves are remembered."""
-Preferring = Callable[[Iterable[Replica]], tuple[Replica, ...]]
 
 
 class View:
@@ -40,7 +42,6 @@ class View:
         selection: The policies, prepared for the selectable replicas.
         choose: The router's own policy, prepared; `None` if that policy takes `first`.
         first: The best replica; `None` if no replica is selectable, or while the view is withheld.
-        preference: All selectable replicas, best first; empty while the view is withheld.
         panic: Whether so few replicas are healthy that sessions may use others; `None` if not.
         cooling: Canonical urls of replicas in a cooldown, which come last.
         ramping: Canonical urls of replicas whose ready score is above their load, or was lately, because of a ramp.
@@ -49,7 +50,6 @@ class View:
 
     def __init__(
         self,
-        policy: Preferring,
         selection: Selection | None = None,
         *,
         panic_percent: float = 0.0,
@@ -59,7 +59,6 @@ class View:
         """Set up, without replicas.
 
         Args:
-            policy: Returns the selectable replicas, best first.
             selection: Chooses among the selectable replicas; by default the first of them.
             panic_percent: The share of healthy replicas, in percent, below which there is panic.
             spreads_in_panic: Whether selections are spread over all active replicas in a panic.
@@ -74,21 +73,29 @@ class View:
         self._spreads_in_panic = spreads_in_panic
         self._now = now
         self.first: Replica | None = None
-        self.preference: tuple[Replica, ...] = ()
         self.removed: dict[str, Removal] = {}
         self._departed: collections.deque[str] = collections.deque()
-        self._policy = policy
         self._replicas: dict[str, Replica] = {}
-        self._ordered: tuple[Replica, ...] = ()
+        self._everyone = Ordered()
+        self._levels = Levels()
+        self._touched: dict[Replica, None] = {}
+        self._is_rebuilt = True
+        self._preference: tuple[Replica, ...] | None = ()
         self._handles: WeakValueDictionary[str, Replica] = WeakValueDictionary()
         self._is_withheld = False
         self._ended: Mapping[str, float] = {}
         self.cooling: frozenset[str] = frozenset()
-        self._is_sorted = True
 
     def all(self) -> tuple[Replica, ...]:
         """Return the registered replicas in order."""
-        return self._ordered
+        return self._everyone.copy()
+
+    @property
+    def preference(self) -> tuple[Replica, ...]:
+        """All selectable replicas, best first; empty while the view is withheld."""
+        if self._preference is None:
+            self._preference = tuple(self._levels)
+        return self._preference
 
     def key_of(self, target: Replica | str) -> str:
         """Return the canonical url of a replica given by handle, url in any spelling, or name.
@@ -102,7 +109,7 @@ class View:
             return target.key
         if "://" in target:
             return canonical_url(target)
-        named = [replica.key for replica in self._ordered if replica.name == target]
+        named = [replica.key for replica in self._everyone.replicas if replica.name == target]
         if len(named) > 1:
             raise UnknownReplica(f"several replicas have the name {target!r}; give the url of one")
         if not named:
@@ -126,7 +133,7 @@ class View:
         return keys
 
     def _nearest_to(self, text: str) -> str:
-        texts = [text for replica in self._ordered for text in (replica.key, replica.name) if text]
+        texts = [text for replica in self._everyone.replicas for text in (replica.key, replica.name) if text]
         near = difflib.get_close_matches(text, texts, 1)
         return f"; did you mean {near[0]!r}?" if near else "; see `shared-registry status` for all replicas"
 
@@ -154,12 +161,13 @@ class View:
 
     def set_health(self, replica: Replica, health: ReplicaHealth) -> None:
         """Set the health that the view shows of a replica."""
-        replica.record = replace(replica.record, health=health)
+        self._set(replica, replace(replica.record, health=health))
         self._prepare()
 
     def replace_all(self, records: Mapping[str, ReplicaRecord], removed: Mapping[str, Removal] | None = None) -> None:
         """Show exactly these records, after all state was read anew."""
         self.removed = dict(removed or {})
+        self._is_rebuilt = True
         for key in self._replicas.keys() - records.keys():
             self._drop(key)
         for key, record in records.items():
@@ -168,14 +176,10 @@ class View:
 
     def read(self, records: Iterable[ReplicaRecord]) -> None:
         """Take over records that were read. Older revisions and unknown replicas are ignored."""
-        is_to_prepare = self.panic is not None  # which depends on when replicas last answered
         for record in records:
             if replica := self._replicas.get(record.key):
-                before = replica.record
-                self._set(replica, before.after_read(record))
-                is_to_prepare = is_to_prepare or _affects_choice(before) != _affects_choice(replica.record)
-        if is_to_prepare:
-            self._prepare()
+                self._set(replica, replica.record.after_read(record))
+        self._prepare()
 
     def apply(self, records: Iterable[ReplicaRecord]) -> None:
         """Take over the records of events, in the order of the events. Older revisions are ignored."""
@@ -209,7 +213,7 @@ class View:
         """The end of each ejection by canonical url, in seconds since the Unix epoch on the Redis server's clock."""
         return {
             replica.key: replica.record.ejected_until
-            for replica in self._ordered
+            for replica in self._everyone.replicas
             if replica.record.ejected_until is not None
         }
 
@@ -221,22 +225,23 @@ class View:
                 call.
         """
         self._ended = ended
-        changed = False
         for key in ended:
             if (replica := self._replicas.get(key)) and replica.record.ejected_until == ended[key]:
-                replica.record = replace(replica.record, ejected_until=None)
-                changed = True
-        if changed:
-            self._prepare()
+                self._set(replica, replace(replica.record, ejected_until=None))
+        self._prepare()
 
     def withhold(self, is_withheld: bool) -> None:  # noqa: FBT001  the state to set
         """Stop offering replicas for selection, or offer them again."""
         self._is_withheld = is_withheld
+        self._is_rebuilt = True
         self._prepare()
 
     def cool(self, keys: Iterable[str]) -> None:
         """Put these replicas, and no others, last. They are selected only if no other replica can be."""
-        self.cooling = frozenset(keys)
+        before, self.cooling = self.cooling, frozenset(keys)
+        for key in before ^ self.cooling:
+            if replica := self._replicas.get(key):
+                self._touched[replica] = None
         self._prepare()
 
     def ramp(self, shares: Mapping[str, float], ramping: Collection[str]) -> None:
@@ -249,19 +254,20 @@ class View:
         self.ramping = ramping
         if shares or self._shares:
             self._shares = shares
+            self._is_rebuilt = True
             self._prepare()
 
     def _show(self, key: str, record: ReplicaRecord) -> None:
         replica = self.handle(record)
         replica.record = self._without_ended(record)
         self._replicas[key] = replica
-        self._is_sorted = False
+        self._touched[replica] = None
         self.removed.pop(key, None)
 
     def _drop(self, key: str) -> None:
         replica = self._replicas.pop(key)
         self.selection.loads.forget(replica)
-        self._is_sorted = False
+        self._touched[replica] = None
         replica.record = replace(replica.record, admin=AdminState.REMOVED)
 
     def _remove(self, replica: Replica | None, record: ReplicaRecord) -> None:
@@ -284,8 +290,10 @@ class View:
                     del self.removed[oldest]
 
     def _set(self, replica: Replica, record: ReplicaRecord) -> None:
-        self._is_sorted = self._is_sorted and record.endpoint.order == replica.record.endpoint.order
-        replica.record = self._without_ended(record)
+        former, replica.record = replica.record, self._without_ended(record)
+        present = replica.record
+        if former.is_selectable is not present.is_selectable or former.endpoint != present.endpoint:
+            self._touched[replica] = None
 
     def _without_ended(self, record: ReplicaRecord) -> ReplicaRecord:
         if record.ejected_until is None or self._ended.get(record.key) != record.ejected_until:
@@ -293,35 +301,43 @@ class View:
         return replace(record, ejected_until=None)
 
     def _prepare(self) -> None:
-        """Update order and preference from the records. Sort only if the order can have changed."""
-        if not self._is_sorted:
-            self._ordered = tuple(sorted(self._replicas.values(), key=_position))
-            self._is_sorted = True
-        preference = () if self._is_withheld else self._policy(self._ordered)
-        if self.cooling:
-            preference = tuple(sorted(preference, key=lambda replica: replica.key in self.cooling))
-        self.preference = preference
-        self.first = self.preference[0] if self.preference else None
-        self.panic = self._find_panic(len(preference))
-        self.selection.prepare(
-            self.panic.replicas if self.panic and self._spreads_in_panic else preference,
-            cooling=self.cooling,
-            shares=self._shares,
-            is_spread=self.is_spread,
-        )
+        """Take over what was touched, and prepare the policies for it."""
+        is_rebuilt = self._is_rebuilt or bool(self._shares) or len(self._touched) * MOST_TOUCHED > len(self._replicas)
+        if is_rebuilt:
+            self._everyone.replace(self._replicas.values())
+            able = [one for one in self._everyone.replicas if one.record.is_selectable]
+            self._levels.fill(() if self._is_withheld else able, self.cooling, self._shares)
+        else:
+            for replica in self._touched:
+                self._place(replica)
+        if self._touched or is_rebuilt:
+            self._preference = None
+        self._touched, self._is_rebuilt = {}, False
+        self.first = self._levels.first
+        self.panic = self._find_panic(len(self._levels))
+        if self.panic is not None and self._spreads_in_panic:
+            levels = Levels()
+            levels.fill(self.panic.replicas, self.cooling, self._shares, is_spread=True)
+            self.selection.prepare(levels, is_spread=True)
+        else:
+            self.selection.prepare(self._levels)
         self.choose = self.selection.choose
+
+    def _place(self, replica: Replica) -> None:
+        """Move one replica to where it belongs now."""
+        is_shown = self._replicas.get(replica.key) is replica
+        if is_shown:
+            self._everyone.put(replica)
+        else:
+            self._everyone.drop(replica)
+        if is_shown and replica.record.is_selectable and not self._is_withheld:
+            self._levels.place(replica, self.cooling)
+        else:
+            self._levels.drop(replica)
 
     def _find_panic(self, healthy: int) -> Panic | None:
         # In the usual case so many of all replicas are healthy that the others need not be looked at.
-        if self._is_withheld or healthy * 100 >= self._panic_percent * len(self._ordered):
+        everyone = self._everyone.replicas
+        if self._is_withheld or healthy * 100 >= self._panic_percent * len(everyone):
             return None
-        return find_panic(self._ordered, self._panic_percent, now=self._now())
-
-
-def _affects_choice(record: ReplicaRecord) -> tuple[object, ...]:
-    """Return what decides, of a record, whether and how the replica is chosen while there is no panic."""
-    return record.revision, record.endpoint, record.health.status, record.admin, record.ejected_until
-
-
-def _position(replica: Replica) -> tuple[int, str]:
-    return replica.record.endpoint.order or 0, replica.key
+        return find_panic(everyone, self._panic_percent, now=self._now())

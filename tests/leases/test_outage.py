@@ -19,7 +19,6 @@ from shared_registry.leases.ledger import Ledger
 from shared_registry.leases.outage import IDLE_SECONDS, SETTLING_SECONDS, Outage
 from shared_registry.mirror.mirror import Mirror
 from shared_registry.model import Replica, ReplicaEndpoint, ReplicaHealth, ReplicaRecord, ReplicaStatus
-from shared_registry.selection import priority
 from shared_registry.selection.view import View
 from shared_registry.store.reader import Reader
 from tests.support.fake_clock import FakeClock
@@ -62,7 +61,7 @@ class Router:
         self.error: StoreError | None = None
         self.gate: asyncio.Event | None = None
         self.ledger = Ledger()
-        self.view = View(priority)
+        self.view = View()
         self.show({A: CAPACITY, B: CAPACITY})
         self.outage = Outage(
             mode,

@@ -96,4 +96,4 @@ async def test_loads_stay_in_use_while_redis_is_away() -> None:
         assert reader.asked == 7
         counts = tally(choose, [None] * 30)
         assert counts[2] > 12
-        assert sum(load.count for load in view.selection.loads.of(view.all())) == 250
+        assert sum(load.count for load in view.selection.loads.known.values()) == 250

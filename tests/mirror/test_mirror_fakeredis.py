@@ -14,7 +14,6 @@ from shared_registry.happenings import Emitter
 from shared_registry.leases.ledger import new_lease_id
 from shared_registry.mirror.mirror import Mirror
 from shared_registry.model import AdminState, ReplicaEndpoint, ReplicaStatus, Source, Term
-from shared_registry.selection import priority
 from shared_registry.selection.view import View
 from shared_registry.store.answers import new_token
 from shared_registry.store.replies import Grant
@@ -31,7 +30,7 @@ class Router:
     def __init__(self, space: Space, name: str) -> None:
         self.space = space
         self.lost: list[str | None] = []
-        self.view = View(priority)
+        self.view = View()
         self.mirror = Mirror(
             space.reader,
             self.view,

@@ -16,7 +16,7 @@ from shared_registry.leader.ramps import URLS_AT_ONCE, Ramps
 from shared_registry.mirror.mirror import Mirror, Notice
 from shared_registry.mirror.slow_start import MARGIN_SECONDS, SlowStart, step_seconds
 from shared_registry.model import Event, EventKind, ReplicaRecord, Term
-from shared_registry.selection import Selection, priority
+from shared_registry.selection import Selection
 from shared_registry.selection.view import View
 from shared_registry.store.reader import Reader
 from tests.support.choices import UNHEALTHY, record, shown, tally, url, view_of
@@ -169,7 +169,7 @@ class Leader:
 
     def __init__(self, clock: FakeClock, seconds: float, *records: ReplicaRecord) -> None:
         self.scores = Scores()
-        self.view = shown(View(priority), *records)
+        self.view = shown(View(), *records)
         self.work = Ramps(self.scores, self.view, slow_start_seconds=seconds, clock=clock, rng=random.Random(1))
         self.clock = clock
 

@@ -15,7 +15,6 @@ from shared_registry.mirror import restoration
 from shared_registry.mirror.mirror import Mirror
 from shared_registry.mirror.restoration import restore_view
 from shared_registry.model import AdminState, Event, Source
-from shared_registry.selection import priority
 from shared_registry.selection.view import View
 from shared_registry.store.codec import removed_entry
 from tests.support.space import A, B, C, Space
@@ -31,7 +30,7 @@ async def seen(space: Space) -> Mirror:
     """Return a mirror that knows what there is now, and learns no more."""
     mirror = Mirror(
         space.reader,
-        View(priority),
+        View(),
         refresh_seconds=1.0,
         max_staleness_seconds=None,
         clock=SystemClock(),

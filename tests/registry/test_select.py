@@ -27,7 +27,6 @@ from shared_registry import (
 )
 from shared_registry.model import ReplicaRecord
 from shared_registry.registry.facade import SharedReplicaRegistry
-from shared_registry.selection import priority
 from shared_registry.selection.view import View
 
 HEALTHY, UNHEALTHY, UNKNOWN = ReplicaStatus.HEALTHY, ReplicaStatus.UNHEALTHY, ReplicaStatus.UNKNOWN
@@ -60,7 +59,7 @@ def named(record: ReplicaRecord, name: str) -> ReplicaRecord:
 
 
 def view_of(*records: ReplicaRecord) -> View:
-    view = View(priority)
+    view = View()
     view.replace_all({each.key: each for each in records})
     return view
 
@@ -362,7 +361,7 @@ def test_the_preference_has_the_primaries_first_each_tier_in_order() -> None:
 
 
 def test_configured_endpoints_are_ordered_as_registering_would() -> None:
-    view = View(priority)
+    view = View()
     orders = [None, 7, 0, None]
     view.show_configured([ReplicaEndpoint(url(number), order=order) for number, order in enumerate(orders)])
     assert numbers(view.all()) == [0, 2, 1, 3]

@@ -8,7 +8,6 @@ from collections.abc import AsyncIterator
 import pytest
 
 from shared_registry.model import ReplicaEndpoint, ReplicaHealth, ReplicaStatus
-from shared_registry.selection import priority
 from shared_registry.selection.cooldown import REACH_SECONDS, Cooldown
 from shared_registry.selection.view import View
 from tests.support.fake_clock import FakeClock
@@ -19,7 +18,7 @@ SECONDS = 5.0
 
 @pytest.fixture
 def view() -> View:
-    view = View(priority)
+    view = View()
     view.show_configured([ReplicaEndpoint(A, primary=True), ReplicaEndpoint(B, primary=True), ReplicaEndpoint(C)])
     for replica in view.all():
         view.set_health(replica, ReplicaHealth(ReplicaStatus.HEALTHY))

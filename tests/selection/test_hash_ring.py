@@ -5,11 +5,13 @@ from __future__ import annotations
 import random
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from shared_registry.model import AdminState
 from shared_registry.selection.hash_ring import HashRing
 from shared_registry.selection.loads import Loads
 from shared_registry.selection.members import Members
@@ -107,16 +109,47 @@ def test_a_ring_does_not_depend_on_its_changes(steps: list[dict[int, float]]) ->
         group = Members([everyone[number] for number in step], list(step.values()))
         policy.update(group)
         fresh = ring(group)
-        assert policy._ring.places == fresh._ring.places
         keys = KEYS[:50]
         assert [policy.choose(key) for key in keys] == [fresh.choose(key) for key in keys]
+
+
+def test_a_replica_that_leaves_and_returns_moves_no_point() -> None:
+    group = members([1.0] * 50)
+    policy = ring(group)
+    places = policy._ring.places
+    policy.update(Members(group.replicas[1:], group.weights[1:]))
+    assert owners(policy) == owners(ring(Members(group.replicas[1:], group.weights[1:])))
+    policy.update(group)
+    assert policy._ring.places is places
+    assert owners(policy) == owners(ring(group))
+
+
+def test_replicas_that_were_removed_do_not_stay_in_the_ring() -> None:
+    policy, everyone = ring(Members()), replicas(1000)
+    for at in range(0, 980, 10):
+        policy.update(Members(everyone[at : at + 20], [1.0] * 20))
+        policy.update(Members(everyone[at + 10 : at + 20], [1.0] * 10))  # they are unhealthy before they are removed
+        for gone in everyone[at : at + 10]:
+            gone.record = replace(gone.record, admin=AdminState.REMOVED)
+    assert len(policy._ring.places) < 32 * 80
+    assert len(policy._ring.replicas) < 80
+
+
+def test_a_ring_of_few_members_drops_all_other_points() -> None:
+    group = members([1.0] * 50)
+    policy = ring(group)
+    policy.update(Members(group.replicas[:2], group.weights[:2]))
+    assert policy._ring.places == ring(Members(group.replicas[:2], group.weights[:2]))._ring.places
+    policy.update(Members())
+    assert policy.choose("a") is None
+    assert len(policy._ring.places) == 0
 
 
 def test_most_changes_are_applied_by_splicing(monkeypatch: pytest.MonkeyPatch) -> None:
     group = members([1.0] * 50)
     policy = ring(group)
     monkeypatch.setattr(RingPoints, "_built", lambda _: pytest.fail("sorted all anew"))
-    policy.update(Members(group.replicas[1:], group.weights[1:]))
+    policy.update(Members(group.replicas, [2.0, *group.weights[1:]]))
     policy.update(group)
     assert owners(policy) == owners(ring_built_before(group, monkeypatch))
 

@@ -88,7 +88,7 @@ async def test_loads_arrive_for_per_call_policies_and_bounded_hash(routers: Rout
         others = [url for url in URLS if url != home.key]
         leases = [await registry.acquire(exclude=others) for _ in range(20)]
 
-        (load,) = registry._view.selection.loads.of([home])
+        load = registry._view.selection.loads.known[home]
         registry.select(policy="least_loaded")
         await until(lambda: load.count >= 20)
         picked = [registry.select(key="k", policy="hash"), registry.select(policy="least_loaded")]

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import inspect
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 
 import pytest
 
 from shared_registry import AdminState, RouterConfig, UsageError
 from shared_registry.model import Replica, ReplicaRecord
 from shared_registry.registry.facade import SharedReplicaRegistry
-from shared_registry.selection import Selection, policy_names, priority
+from shared_registry.selection import Selection, policy_names
 from shared_registry.selection.hash_ring import HashRing
 from shared_registry.selection.least_loaded import LeastLoaded
+from shared_registry.selection.levels import Levels, Ordered
+from shared_registry.selection.ring_points import RingPoints
 from shared_registry.selection.round_robin import RoundRobin
 from shared_registry.selection.view import View
 from tests.support.choices import (
@@ -136,7 +138,7 @@ def test_picks_are_kept_when_something_else_changes() -> None:
     tally(by(registry, None), [None] * 100)
     registry._view.apply([record(9, primary=False, status=UNKNOWN, revision=2)])
     registry._view.read([record(0, in_flight=7)])
-    assert sum(load.count for load in registry._view.selection.loads.of(registry.all()[:4])) == 100
+    assert sum(registry._view.selection.loads.known[one].count for one in registry.all()[:4]) == 100
 
 
 def test_a_replica_that_returns_after_its_removal_starts_again() -> None:
@@ -145,7 +147,7 @@ def test_a_replica_that_returns_after_its_removal_starts_again() -> None:
     held = registry.all()
     registry._view.apply([record(0, admin=AdminState.REMOVED, revision=2)])
     registry._view.apply([record(0, revision=3)])
-    assert [load.count for load in registry._view.selection.loads.of(held)] == [0, 5]
+    assert [registry._view.selection.loads.known[one].count for one in held] == [0, 5]
     assert tally(by(registry, None), [None] * 5) == {0: 5}
 
 
@@ -275,7 +277,7 @@ def test_replicas_silent_for_an_hour_do_not_count() -> None:
 def test_panic_goes_on_without_those_whose_hour_has_passed() -> None:
     now = ANSWERED_AT
     records = [record(0), record(1, status=UNHEALTHY), record(2, status=UNHEALTHY, answered_at=ANSWERED_AT - 1800)]
-    view = shown(View(priority, Selection(), panic_percent=60.0, now=lambda: now), *records)
+    view = shown(View(Selection(), panic_percent=60.0, now=lambda: now), *records)
     for later, spares in ((0, {1, 2}), (1799, {1, 2}), (1801, {1}), (3601, set())):
         now = ANSWERED_AT + later
         view.look_at_clock()
@@ -301,3 +303,77 @@ def test_a_withheld_view_selects_nothing_in_panic_either() -> None:
 def test_panic_does_not_change_the_tiers_of_leases() -> None:
     registry = registry_of(*states(False, True, False, False), panic_percent=50.0)
     assert [number_of(replica) for replica in registry._view.preference] == [1]
+
+
+def changes_of(rng: random.Random, number: int) -> list[ReplicaRecord]:
+    """Return some records after the change of that number."""
+    return [
+        record(
+            rng.randrange(12),
+            weight=rng.choice([1.0, 1.0, 2.0, 0.5]),
+            primary=rng.random() < 0.3,
+            status=rng.choice([HEALTHY, HEALTHY, UNHEALTHY]),
+            admin=rng.choice([AdminState.ACTIVE] * 4 + [AdminState.DRAINING, AdminState.REMOVED]),
+            revision=number + 2,
+        )
+        for _ in range(rng.choice([1, 1, 1, 2, 5]))
+    ]
+
+
+@pytest.mark.parametrize("seed", range(20))
+@pytest.mark.parametrize("panic_percent", [0.0, 40.0])
+def test_small_changes_leave_what_a_full_read_shows(seed: int, panic_percent: float) -> None:
+    """Including cooldowns and ramps. The hash ring then gives each key to the same replica as any other router."""
+    rng = random.Random(seed)
+    view = view_of(Selection("hash", rng=random.Random(1)), panic_percent=panic_percent)
+    for name in SPREADING:
+        view.selection.select(name, None, ())
+    for number in range(60):
+        view.apply(changes_of(rng, number))
+        if rng.random() < 0.2:
+            view.cool(rng.sample([url(one) for one in range(12)], rng.randrange(4)))
+        if rng.random() < 0.1:
+            view.ramp({url(one): 0.5 for one in rng.sample(range(12), rng.randrange(3))}, ())
+        if rng.random() < 0.1:
+            view.withhold(not view._is_withheld)
+        fresh = View(Selection("hash", rng=random.Random(1)), panic_percent=panic_percent)
+        fresh.cool(view.cooling)
+        fresh.ramp(view._shares, ())
+        fresh.withhold(view._is_withheld)
+        shown(fresh, *(one.record for one in view.all()))
+        assert keys(view.all()) == keys(fresh.all())
+        assert keys(view.preference) == keys(fresh.preference)
+        assert keys([view.first]) == keys([fresh.first])
+        for level, other in zip(view.selection._levels, fresh.selection._levels, strict=True):
+            assert keys(level.replicas) == keys(other.replicas)
+            assert level.weights() == other.weights()
+            assert {weight: keys(each) for weight, each in level.classes.items()} == {
+                weight: keys(each) for weight, each in other.classes.items()
+            }
+            assert level.full_weights == other.full_weights
+        for policy in SPREADING:
+            some = [view.selection.select(policy, key, ()) for key in KEYS[:20]]
+            if policy == "hash":
+                assert keys(some) == keys([fresh.selection.select(policy, key, ()) for key in KEYS[:20]])
+            assert set(some) <= set(view.selection._levels[view.selection._first_level()].replicas) | {None}
+
+
+def keys(replicas: Iterable[Replica | None]) -> list[str | None]:
+    return [None if replica is None else replica.key for replica in replicas]
+
+
+def test_a_change_moves_only_the_replica_that_it_touches(monkeypatch: pytest.MonkeyPatch) -> None:
+    registry = registry_of(*(record(number) for number in range(100)), policy="hash")
+    for policy in SPREADING:
+        registry.select(policy=policy)
+    monkeypatch.setattr(Levels, "fill", lambda *_: pytest.fail("all were put in order anew"))
+    monkeypatch.setattr(Ordered, "replace", lambda *_: pytest.fail("all were sorted"))
+    monkeypatch.setattr(RingPoints, "_set_sizes", never_more_than_one)
+    registry._view.apply([record(3, status=UNHEALTHY, revision=2)])
+    registry._view.apply([record(200, revision=3)])
+    registry._view.apply([record(4, admin=AdminState.REMOVED, revision=4)])
+    assert len(registry._view.preference) == 99
+
+
+def never_more_than_one(_: RingPoints, sizes: Mapping[Replica, int]) -> None:
+    assert len(sizes) < 2

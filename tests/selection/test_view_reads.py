@@ -2,31 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import replace
 
 import pytest
 
-from shared_registry.model import AdminState, Replica, ReplicaEndpoint, ReplicaHealth, ReplicaRecord, ReplicaStatus
-from shared_registry.selection import priority
+from shared_registry.model import AdminState, ReplicaEndpoint, ReplicaHealth, ReplicaRecord, ReplicaStatus
+from shared_registry.selection import Selection
+from shared_registry.selection.levels import Levels
 from shared_registry.selection.view import View
 
 HEALTHY = ReplicaHealth(ReplicaStatus.HEALTHY)
 RECORD = ReplicaRecord("http://a:1", ReplicaEndpoint("http://a:1", order=0), HEALTHY, revision="5-0")
 
 
-class CountedView:
-    """A view of one replica, and how often it has prepared its choice."""
+class CountedView(Selection):
+    """The selection of a view of one replica, and how often a replica was moved in it."""
 
     def __init__(self, record: ReplicaRecord) -> None:
+        super().__init__()
         self.preparations = 0
-        self.view = View(self._prefer, panic_percent=50, now=lambda: 9.0)
+        self.view = View(self, panic_percent=50, now=lambda: 9.0)
         self.view.replace_all({record.key: record})
         self.preparations = 0
 
-    def _prefer(self, replicas: Iterable[Replica]) -> tuple[Replica, ...]:
-        self.preparations += 1
-        return priority(replicas)
+    def prepare(self, levels: Levels, *, is_spread: bool = False) -> None:
+        self.preparations += any(changed is None or changed for changed in levels.changed)
+        super().prepare(levels, is_spread=is_spread)
 
 
 def test_counters_change_nothing_about_the_choice() -> None:
@@ -43,7 +44,6 @@ def test_counters_change_nothing_about_the_choice() -> None:
         {"admin": AdminState.DRAINING},
         {"ejected_until": 99.0},
         {"endpoint": ReplicaEndpoint("http://a:1", order=0, weight=2.0)},
-        {"revision": "6-0"},
     ],
 )
 def test_what_decides_the_choice_prepares_it(change: dict[str, object]) -> None:
@@ -58,4 +58,5 @@ def test_in_a_panic_the_times_of_probes_decide_the_choice() -> None:
     counted = CountedView(down)
     assert counted.view.panic is not None
     counted.view.read([replace(down, health=replace(down.health, last_ok_at=9.0))])
-    assert counted.preparations == 1
+    assert counted.view.panic is not None
+    assert counted.view.panic.until == 9.0 + 3600

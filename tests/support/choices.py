@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from shared_registry.model import AdminState, Replica, ReplicaEndpoint, ReplicaHealth, ReplicaRecord, ReplicaStatus
-from shared_registry.selection import Selection, priority
+from shared_registry.selection import Selection
 from shared_registry.selection.members import Members
 from shared_registry.selection.view import View
 
@@ -54,7 +54,7 @@ def shown(view: View, *records: ReplicaRecord) -> View:
 
 
 def view_of(selection: Selection, *records: ReplicaRecord, panic_percent: float = 0.0) -> View:
-    return shown(View(priority, selection, panic_percent=panic_percent), *records)
+    return shown(View(selection, panic_percent=panic_percent), *records)
 
 
 def number_of(replica: Replica | None) -> int:

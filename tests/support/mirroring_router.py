@@ -11,7 +11,6 @@ from dataclasses import replace
 from shared_registry.happenings import Emitter
 from shared_registry.mirror.mirror import Mirror
 from shared_registry.model import Event, Leader, Replica
-from shared_registry.selection import priority
 from shared_registry.selection.view import View
 from tests.support.fake_clock import FakeClock
 from tests.support.scripted_reader import History, ScriptedReader, url_of
@@ -28,7 +27,7 @@ class MirroringRouter:
         self.lost: list[tuple[str | None, list[str]]] = []
         self.on_lost: Callable[[], Awaitable[None]] | None = None
         self.received: list[list[str]] = []
-        self.view = View(priority)
+        self.view = View()
         self.mirror = Mirror(
             self.reader.as_reader(),
             self.view,

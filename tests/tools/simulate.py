@@ -1,5 +1,10 @@
 """Runs simulations: `python -m tests.tools.simulate FIRST [LAST]`, or `--minutes`; with `--only` some of the faults.
 
+A seed is 2 to 12 faults over 3 routers and 4 replicas (see `tests/support/simulation/faults.py`). It takes 16 virtual
+seconds in the mean: up to 14 s of faults, and then until all promises hold again, all sessions have ended and all
+routers have stopped. In the mean 200 commands are executed, in 0.13 s of one processor. Seeds with two routers or
+shorter faults run up to twice as fast, but find some missing rules less often a minute, so their size stays.
+
 It uses all processors. It prints the shortest schedule of each seed that fails, and exits with 1 if there was one. With
 `--without`, each of the rules that are taken out must make a seed fail.
 """

@@ -16,7 +16,6 @@ from shared_registry.happenings import Emitter
 from shared_registry.mirror import restoration
 from shared_registry.mirror.mirror import Mirror
 from shared_registry.model import Event, Replica, ReplicaRecord
-from shared_registry.selection import priority
 from shared_registry.selection.view import View
 from shared_registry.store import client
 from shared_registry.store.client import Clients
@@ -112,7 +111,7 @@ class Router:
         self._task: asyncio.Task[None] | None = None
         self.mirror = Mirror(
             bench.reader,
-            View(priority),
+            View(),
             refresh_seconds=REFRESH_SECONDS,
             max_staleness_seconds=None,
             clock=SystemClock(),
