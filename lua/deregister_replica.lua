@@ -37,6 +37,8 @@ if not is_drained and stored[4] == '1' then
   return {'draining'}
 end
 if is_drained then
+  -- Of an announced replica: what an operator removes is not gone by itself.
+  redis.call('HDEL', replica, 'expired_at_ms', 'withdrawn_at_ms')
   write_tombstone(replica, replica_url, now_ms, reason)
   redis.call('HSET', replica, 'removed_by', by)
 else

@@ -23,6 +23,8 @@
 -- the last session does that. After a loss of data the session may have ended before the replica was back. Nothing is
 -- removed within one expiry of an outage, because routers may still have to put back leases.
 --
+-- It also puts announced replicas out of service whose heartbeats have ended; see lib/expiry.lua.
+--
 -- It also serves the queue, so that a missed grant leaves no waiter waiting for long while a slot is free. `is_partial`
 -- is 1 if another heartbeat at once may serve more, or return more replicas. It also stores the router's
 -- `panic_percent`, which all routers should have in common; see lib/spares.lua.
@@ -31,22 +33,24 @@
 -- Until they have, no new session gets a slot; see lib/settling.lua. `settling` in the reply asks the router to repeat
 -- this word as `settled` once it has nothing left; `peers` are the routers that it knew to live before.
 --
--- KEYS    meta replicas removed routers probers events router_prefix queue settling ready_primary ready_secondary full
---         spare_primary spare_secondary spare_answered ejected replica_prefix leases_prefix affinity_prefix
---         several_prefix inbox_prefix
+-- KEYS    meta replicas removed announced departing admin_by_name routers probers events router_prefix queue settling
+--         ready_primary ready_secondary full spare_primary spare_secondary spare_answered ejected replica_prefix
+--         leases_prefix affinity_prefix several_prefix inbox_prefix
 -- ARGV    key expiry_ms history_id host pid version started_at_ms url config_fingerprint machine probe_print
 --         probers_version panic_percent trouble probing known_history settled peers cluster view_age_ms probe_age_ms
 --         probe_lag_ms … (url)
--- RETURNS alive, history_id, revision, joined (0|1), leases held, is_partial (0|1), settling, probers_version,
---         probers that follow, prober…, expired router…  |  wrong_cluster, of the namespace, of the router
+-- RETURNS alive, history_id, revision, joined (0|1), leases held, is_partial (0|1), settling, milliseconds to the next
+--         expiry of an announced replica ('' if none is), probers_version, probers that follow, prober…,
+--         expired router…  |  wrong_cluster, of the namespace, of the router
 --         |  wrong_type …|wrong_schema …
--- WRITES  meta replicas removed routers probers events router_prefix queue settling ready_primary ready_secondary full
---         spare_primary spare_secondary spare_answered ejected replica_prefix leases_prefix affinity_prefix
---         several_prefix inbox_prefix
--- COST    O(log routers + probers + (urls + served) * (log replicas + log waiters))
+-- WRITES  meta replicas removed announced departing admin_by_name routers probers events router_prefix queue settling
+--         ready_primary ready_secondary full spare_primary spare_secondary spare_answered ejected replica_prefix
+--         leases_prefix affinity_prefix several_prefix inbox_prefix
+-- COST    O(log routers + probers + log announced + (urls + served) * (log replicas + log waiters))
 
 -- include lib/keys.lua
 -- include lib/draining.lua
+-- include lib/expiry.lua
 -- include lib/ejection.lua
 -- include lib/history.lua
 -- include lib/peers.lua
@@ -56,6 +60,8 @@
 local EXPIRED_LIMIT = 16
 local FORGOTTEN_MS = 3600000
 local RETURNED_AT_ONCE = 5
+-- Routers send heartbeats every second while replicas are announced. A gap of this length is an outage for these.
+local ANNOUNCEMENTS_GAP_MS = 2500
 local FIRST_URL = 23
 local COMPARED = 64
 -- Redis keeps a small hash as a list, which it searches from its start for each field. A value of this length makes it
@@ -69,8 +75,8 @@ local key, expiry_ms, history_id, host, pid, version, started_at_ms, url, config
 
 local router, leases = keys.router_prefix .. key, keys.leases_prefix .. key
 local refused = refusal({
-  'replicas', 'removed', 'routers', 'probers', 'events', 'queue', 'ready_primary', 'ready_secondary', 'full',
-  'spare_primary', 'spare_secondary', 'spare_answered', 'ejected',
+  'replicas', 'removed', 'announced', 'departing', 'admin_by_name', 'routers', 'probers', 'events', 'queue',
+  'ready_primary', 'ready_secondary', 'full', 'spare_primary', 'spare_secondary', 'spare_answered', 'ejected',
 }, {router, 'hash', leases, 'hash'})
 if refused then
   return refused
@@ -86,8 +92,15 @@ end
 local far_ahead = redis.call('ZRANGEBYSCORE', keys.routers, '(' .. whole(now_ms + expiry), '+inf')
 
 begin_history(history_id)
-local heartbeats = redis.call('HMGET', keys.meta, 'heartbeat_at_ms', 'reap_after_ms', 'returns_all')
+local heartbeats = redis.call('HMGET', keys.meta, 'heartbeat_at_ms', 'reap_after_ms', 'returns_all',
+  'announcements_resumed_at_ms')
 local last_heartbeat, reap_after = tonumber(heartbeats[1] or ''), tonumber(heartbeats[2] or '0')
+local announcements_resumed = math.min(tonumber(heartbeats[4] or '0'), now_ms)
+if (not last_heartbeat or last_heartbeat > now_ms or now_ms - last_heartbeat > ANNOUNCEMENTS_GAP_MS)
+  and redis.call('ZCARD', keys.announced) > 0 then
+  announcements_resumed = now_ms
+  redis.call('HSET', keys.meta, 'announcements_resumed_at_ms', whole(now_ms))
+end
 if not last_heartbeat or last_heartbeat > now_ms or now_ms - last_heartbeat > expiry / 2 then
   reap_after = now_ms + expiry
   redis.call('HSET', keys.meta, 'heartbeats_resumed_at_ms', whole(now_ms))
@@ -201,6 +214,7 @@ for i = FIRST_URL, now_ms >= reap_after and #ARGV or 0 do
     remove_drained(ARGV[i], now_ms, key, {})
   end
 end
+local are_more_silent, next_expiry_ms = expire_announced(now_ms, key, announcements_resumed)
 local _, _, _, is_partial = serve_queue(now_ms)
 
 local held = redis.call('HLEN', leases)
@@ -211,8 +225,9 @@ end
 
 local history = redis.call('HMGET', keys.meta, 'history_id', 'revision', 'probers_version')
 local reply = {'alive', history[1], history[2] or '0-0', joined and '1' or '0', whole(held),
-  (is_partial or are_more_ejected) and '1' or '0',
-  settling_of(key), table.concat({history[1], history[3] or '0'}, '-'), '0'}
+  (is_partial or are_more_ejected or are_more_silent) and '1' or '0',
+  settling_of(key), next_expiry_ms and whole(math.max(next_expiry_ms, 0)) or '',
+  table.concat({history[1], history[3] or '0'}, '-'), '0'}
 if reply[#reply - 1] ~= probers_version then
   local probers = redis.call('ZRANGE', keys.probers, 0, -1)
   reply[#reply] = whole(#probers)

@@ -1,12 +1,12 @@
--- Reads the hash, the order, the entries in the ready and spare sets, `ejected` and `full` of some replicas at one
--- instant, for `check`, which compares them.
+-- Reads the hash, the order, the entries in the ready and spare sets, `ejected`, `announced`, `departing` and `full` of
+-- some replicas at one instant, for `check`, which compares them.
 --
 -- KEYS    replicas ready_primary ready_secondary full spare_primary spare_secondary spare_answered ejected
---         replica_prefix
+--         announced departing replica_prefix
 -- ARGV    … (url)
 -- RETURNS inspected, then for each url: order, score in ready_primary, ready_secondary, spare_primary, spare_secondary,
---         spare_answered and ejected ('' where absent), whether in full, how many fields its hash has, name and value
---         of each
+--         spare_answered, ejected, announced and departing ('' where absent), whether in full, how many fields its
+--         hash has, name and value of each
 -- WRITES
 -- COST    O(urls * log replicas)
 
@@ -15,6 +15,7 @@
 
 local SCORES = {
   'replicas', 'ready_primary', 'ready_secondary', 'spare_primary', 'spare_secondary', 'spare_answered', 'ejected',
+  'announced', 'departing',
 }
 
 local reply = {'inspected'}

@@ -1,19 +1,28 @@
 -- Registers a replica, or changes the spec of a registered one and keeps its health, admin state and load. A
 -- registration on purpose ends an ejection.
 --
+-- A replica that announces itself (mode `announced`) belongs to the instance that the fields name; see
+-- lib/announced.lua. While that instance is alive, no other can announce the same url. What came by announcement is
+-- changed by announcement only, and the other way round.
+--
 -- A seed (from a config file) does not register a removed replica again and does not override an explicit spec. A
--- repeated request changes nothing, even after a removal, because its id is kept as `incarnation` or `spec_request`.
+-- repeated request changes nothing, even after a removal, because its id is kept as `incarnation` or `spec_request`. A
+-- repeated announcement is a heartbeat.
 -- The spec comes as names and values of hash fields. If `order` is empty, the script chooses it.
 --
--- KEYS    meta replicas removed routers events queue settling ready_primary ready_secondary full spare_primary
---         spare_secondary spare_answered replica_prefix leases_prefix affinity_prefix several_prefix inbox_prefix
+-- KEYS    meta replicas removed announced departing admin_by_name routers events queue settling ready_primary
+--         ready_secondary full spare_primary spare_secondary spare_answered replica_prefix leases_prefix
+--         affinity_prefix several_prefix inbox_prefix
 -- ARGV    mode request history_id router by replica_url order … (field value)
--- RETURNS created|updated, event  |  unchanged|tombstone|overridden  |  wrong_type …|wrong_schema …
--- WRITES  meta replicas removed events queue ready_primary ready_secondary full spare_primary spare_secondary
---         spare_answered replica_prefix leases_prefix affinity_prefix several_prefix inbox_prefix
+-- RETURNS created|updated, event  |  unchanged|tombstone|overridden  |  taken, owner  |  claimed, source, owner
+--         |  withdrawn  |  wrong_type …|wrong_schema …
+-- WRITES  meta replicas removed announced departing admin_by_name events queue ready_primary ready_secondary full
+--         spare_primary spare_secondary spare_answered replica_prefix leases_prefix affinity_prefix several_prefix
+--         inbox_prefix
 -- COST    O(log replicas + served * (log replicas + log waiters))
 
 -- include lib/keys.lua
+-- include lib/announced.lua
 -- include lib/doubt.lua
 -- include lib/ejection.lua
 -- include lib/history.lua
@@ -29,25 +38,52 @@ local mode, request, history_id, router, by, replica_url, order = unpack(ARGV, 1
 
 local replica = keys.replica_prefix .. replica_url
 local refused = refusal({
-  'replicas', 'removed', 'routers', 'events', 'queue', 'ready_primary', 'ready_secondary', 'full', 'spare_primary',
-  'spare_secondary', 'spare_answered',
+  'replicas', 'removed', 'announced', 'departing', 'admin_by_name', 'routers', 'events', 'queue', 'ready_primary',
+  'ready_secondary', 'full', 'spare_primary', 'spare_secondary', 'spare_answered',
 }, {replica, 'hash'})
 if refused then
   return refused
 end
 
-local stored = redis.call('HMGET', replica, 'incarnation', 'spec_request', 'admin', 'source')
-local incarnation, spec_request, admin, source = stored[1], stored[2], stored[3], stored[4]
-if incarnation and (incarnation == request or spec_request == request) then
+local stored = redis.call('HMGET', replica, 'incarnation', 'spec_request', 'admin', 'source', 'instance', 'owner',
+  'expired_at_ms', 'withdrawn_at_ms', 'ttl_ms', 'last_heartbeat_at_ms')
+local incarnation, spec_request, admin, source, instance, owner, expired, withdrawn, ttl_ms, heard_ms =
+  unpack(stored, 1, 10)
+if mode ~= 'announced' and incarnation and (incarnation == request or spec_request == request) then
   return {'unchanged'}
 end
+local now_ms = server_now_ms()
 local is_new = not incarnation or not admin or admin == 'removed'
-if mode == 'seed' and admin == 'removed' then
+local is_announced, was_announced = mode == 'announced', source == 'announced'
+local given = {}
+for i = 8, #ARGV, FIELD_WIDTH do
+  given[ARGV[i]] = ARGV[i + 1]
+end
+if mode == 'seed' and admin == 'removed' and not (was_announced and (expired or withdrawn)) then
   return {'tombstone'}
 end
 if mode == 'seed' and not is_new and source == 'explicit' then
   return {'overridden'}
 end
+if not is_new and is_announced ~= was_announced then
+  return {'claimed', source or '', owner or ''}
+end
+local is_same = is_announced and was_announced and instance == given.instance
+if is_same and withdrawn then
+  return {'withdrawn'}
+end
+if is_same and admin == 'removed' and not expired then
+  return {'tombstone'} -- an operator has removed this instance
+end
+if is_announced and not is_new and not is_same then
+  if is_held(expired, ttl_ms, heard_ms, now_ms) then
+    return {'taken', owner or ''}
+  end
+  -- What another machine announces is another replica, of which nothing is known.
+  keep_admin_of(replica, replica_url)
+  is_new = true
+end
+local returns = is_same and not is_new and expired
 
 local function position()
   if order ~= '' then
@@ -75,7 +111,7 @@ for _, text in ipairs({'order', whole(placed), 'source', mode}) do
   spec[#spec + 1] = text
 end
 local is_ejected = mode == 'explicit' and redis.call('HEXISTS', replica, 'ejected_until_ms') == 1
-local changed = is_new or is_ejected
+local changed = is_new or is_ejected or returns
 local is_probed_otherwise = false
 for i = 1, #spec, 2 do
   -- A missing field counts as empty: an earlier version that does not know the field may have written the hash.
@@ -92,11 +128,13 @@ for i = 8, #ARGV, FIELD_WIDTH do
     is_probed_otherwise = true
   end
 end
+if is_announced then
+  note_heartbeat(replica, replica_url, now_ms, given.ttl_ms)
+end
 if not changed then
   return {'unchanged'}
 end
 
-local now_ms = server_now_ms()
 begin_history(history_id)
 redis.call('HSET', keys.meta, 'next_order',
   whole(math.max(tonumber(redis.call('HGET', keys.meta, 'next_order') or '0'), placed + 1)))
@@ -124,10 +162,17 @@ if is_new then
   redis.call('HDEL', replica, 'last_ok_at_ms', 'last_failure_at_ms', 'last_latency_ms', 'last_error', 'failing_witness',
     'reported_at_ms', 'removed_by', 'admin_by', 'admin_by_at_ms')
   forget_doubt(replica)
-  redis.call('HSET', replica, 'incarnation', request, 'registered_at_ms', at, 'status', 'unknown',
+  local of_instance = is_announced and table.concat({given.instance, request}, '-') or request
+  redis.call('HSET', replica, 'incarnation', of_instance, 'registered_at_ms', at, 'status', 'unknown',
     'status_since_ms', at, 'consecutive_failures', '0', 'consecutive_successes', '0', 'admin', 'active',
     'admin_since_ms', at, 'admin_reason', '')
   redis.call('HSETNX', replica, 'in_flight', '0')
+end
+if is_announced and (is_new or returns) then
+  redis.call('ZREM', keys.departing, replica_url)
+  recall_admin(replica, replica_url, now_ms)
+elseif is_new then
+  forget_announcement(replica, replica_url)
 end
 refresh_ready(replica, replica_url)
 local reply = {is_new and 'created' or 'updated'}

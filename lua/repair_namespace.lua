@@ -1,6 +1,6 @@
 -- Repairs derived data, for `check --repair`, after a script was interrupted or somebody wrote by hand. It derives the
--- ready sets and `ejected` from the hashes, and the sets of replicas and tombstones too. It ends leases, inboxes and
--- waiters of the given routers that are not in `routers`, and gives free slots to waiters.
+-- ready sets and `ejected` from the hashes, and the sets of replicas, announced replicas and tombstones too. It ends
+-- leases, inboxes and waiters of the given routers that are not in `routers`, and gives free slots to waiters.
 --
 -- The caller has counted the leases. For each url come its wrong `in_flight` and the right number, both empty if it is
 -- right. The number is not written if `in_flight` is another by now, so a repeated call changes nothing.
@@ -13,13 +13,14 @@
 -- deleted.
 -- If anything was wrong, the last event makes all mirrors read everything anew. Otherwise nothing is written.
 --
--- KEYS    meta replicas removed routers events queue settling ready_primary ready_secondary full spare_primary
---         spare_secondary spare_answered ejected probers replica_prefix leases_prefix affinity_prefix several_prefix
---         inbox_prefix
+-- KEYS    meta replicas removed announced departing routers events queue settling ready_primary ready_secondary full
+--         spare_primary spare_secondary spare_answered ejected probers replica_prefix leases_prefix affinity_prefix
+--         several_prefix inbox_prefix
 -- ARGV    router by first_event routers cursor … (url in_flight leases)
 -- RETURNS repaired, how many things were wrong, cursor ('' after the last page)  |  wrong_type …|wrong_schema …
--- WRITES  meta replicas removed events queue ready_primary ready_secondary full spare_primary spare_secondary
---         spare_answered ejected probers replica_prefix leases_prefix affinity_prefix several_prefix inbox_prefix
+-- WRITES  meta replicas removed announced departing events queue ready_primary ready_secondary full spare_primary
+--         spare_secondary spare_answered ejected probers replica_prefix leases_prefix affinity_prefix several_prefix
+--         inbox_prefix
 -- COST    O(urls * log replicas + routers + 1000 * log waiters)
 
 -- include lib/keys.lua
@@ -37,8 +38,8 @@ local REPAIRED_AT_ONCE = 1000
 local router, by, first_event, routers, cursor = unpack(ARGV, 1, 5)
 
 local refused = refusal({
-  'replicas', 'removed', 'routers', 'events', 'queue', 'ready_primary', 'ready_secondary', 'full', 'spare_primary',
-  'spare_secondary', 'spare_answered', 'ejected', 'probers',
+  'replicas', 'removed', 'announced', 'departing', 'routers', 'events', 'queue', 'ready_primary', 'ready_secondary',
+  'full', 'spare_primary', 'spare_secondary', 'spare_answered', 'ejected', 'probers',
 })
 if refused then
   return refused
@@ -80,7 +81,7 @@ local OPTIONAL_NUMBERS = {
   'registered_at_ms', 'status_since_ms', 'slow_start_ms', 'admin_since_ms', 'ejected_until_ms', 'ejections',
   'last_ok_at_ms', 'last_failure_at_ms', 'last_latency_ms', 'prober_until_ms', 'prober_report', 'suspected_at_ms',
   'suspected_until_ms', 'returned_at_ms', 'reported_at_ms', 'sessions_failing_since_ms', 'session_failures',
-  'announced_at_ms', 'health_check_port',
+  'announced_at_ms', 'health_check_port', 'ttl_ms', 'last_heartbeat_at_ms', 'expired_at_ms', 'withdrawn_at_ms',
 }
 
 -- Mends the fields of a registered replica's hash whose right value is known.
@@ -106,9 +107,26 @@ local function repair_fields(replica, url)
   end
 end
 
+-- Makes `announced` and `departing` agree with the hash. Where nothing says when the replica is to be looked at, it has
+-- one time to live.
+local function repair_announcement(url, is_announced, is_in_service, is_departed, ttl_ms)
+  local is_listed = redis.call('ZSCORE', keys.announced, url)
+  local is_departing = redis.call('ZSCORE', keys.departing, url)
+  if not is_announced then
+    count(redis.call('ZREM', keys.announced, url))
+    count(redis.call('ZREM', keys.departing, url))
+  elseif is_in_service and not is_listed and not is_departing then
+    count(redis.call('ZADD', keys.announced, whole(now_ms + (tonumber(ttl_ms or '') or 0)), url))
+  elseif not is_in_service and is_departed and not is_departing and not is_listed then
+    count(redis.call('ZADD', keys.departing, whole(now_ms), url))
+  end
+end
+
 -- Makes `replicas` and `removed` agree with the hash, which never expires.
 local function repair_membership(replica, url)
-  local state = redis.call('HMGET', replica, 'admin', 'order')
+  local state = redis.call('HMGET', replica, 'admin', 'order', 'source', 'ttl_ms', 'expired_at_ms', 'withdrawn_at_ms')
+  local is_gone_by_itself = state[3] == 'announced' and (state[5] or state[6])
+  repair_announcement(url, state[3] == 'announced', state[1] ~= 'removed' and not state[5], is_gone_by_itself, state[4])
   if state[1] and state[1] ~= 'removed' then
     local order = is_number(state[2]) and state[2] or redis.call('ZSCORE', keys.replicas, url) or '0'
     repair_field(replica, 'order', order)
@@ -118,7 +136,9 @@ local function repair_membership(replica, url)
     return
   end
   count(redis.call('ZREM', keys.replicas, url))
-  if state[1] then
+  if is_gone_by_itself then
+    count(redis.call('ZREM', keys.removed, url))
+  elseif state[1] then
     count(redis.call('ZADD', keys.removed, 'NX', whole(now_ms), url))
     count(redis.call('PERSIST', replica))
   end

@@ -15,16 +15,20 @@
 -- An entry ends with the known fields of the replica's hash: their count, then name and value of each. For a removed or
 -- absent replica these are the fields that every event must carry.
 --
--- KEYS    meta replicas removed routers events queue settling ready_primary ready_secondary full spare_primary
---         spare_secondary spare_answered replica_prefix leases_prefix affinity_prefix several_prefix inbox_prefix
+-- An announced replica gets one time to live in which its instance may send a heartbeat.
+--
+-- KEYS    meta replicas removed announced departing routers events queue settling ready_primary ready_secondary full
+--         spare_primary spare_secondary spare_answered replica_prefix leases_prefix affinity_prefix several_prefix
+--         inbox_prefix
 -- ARGV    history_id router view_history_id view_revision is_complete health_fields
 --         … (kind url restored_from count, fields)
 -- RETURNS restored, event…  |  superseded  |  wrong_type …|wrong_schema …
--- WRITES  meta replicas removed events queue ready_primary ready_secondary full spare_primary spare_secondary
---         spare_answered replica_prefix leases_prefix affinity_prefix several_prefix inbox_prefix
+-- WRITES  meta replicas removed announced departing events queue ready_primary ready_secondary full spare_primary
+--         spare_secondary spare_answered replica_prefix leases_prefix affinity_prefix several_prefix inbox_prefix
 -- COST    O(entries * log replicas + served * (log replicas + log waiters))
 
 -- include lib/keys.lua
+-- include lib/announced.lua
 -- include lib/doubt.lua
 -- include lib/ejection.lua
 -- include lib/history.lua
@@ -57,8 +61,8 @@ while next_at <= #ARGV do
 end
 
 local refused = refusal({
-  'replicas', 'removed', 'routers', 'events', 'queue', 'ready_primary', 'ready_secondary', 'full', 'spare_primary',
-  'spare_secondary', 'spare_answered',
+  'replicas', 'removed', 'announced', 'departing', 'routers', 'events', 'queue', 'ready_primary', 'ready_secondary',
+  'full', 'spare_primary', 'spare_secondary', 'spare_answered',
 })
 if refused then
   return refused
@@ -82,9 +86,13 @@ local function parse_origin(text)
 end
 
 -- Returns whether this view may write its entry for a replica that it knows as of the revision `known`.
-local function may_write(kind, replica, known)
-  local stored = redis.call('HMGET', replica, 'admin', 'restored_from')
+-- fields: the known fields of the replica.
+local function may_write(kind, replica, known, fields)
+  local stored = redis.call('HMGET', replica, 'admin', 'restored_from', 'instance')
   local admin, restored_from = stored[1], stored[2]
+  if admin and admin ~= 'removed' and stored[3] and fields.instance and stored[3] ~= fields.instance then
+    return false -- the view has an earlier instance at this url
+  end
   if not admin then
     return kind ~= 'absent'
   end
@@ -135,7 +143,11 @@ local function put_back(replica, url, entry)
   forget_ejections(replica)
   -- The view may know none of these.
   redis.call('HDEL', replica, 'health_check_path', 'health_check_port', 'admin_by', 'admin_by_at_ms')
+  forget_announcement(replica, url)
   redis.call('HSET', replica, unpack(fields))
+  if known.source == 'announced' and tonumber(known.ttl_ms or '') then
+    note_heartbeat(replica, url, now_ms, known.ttl_ms)
+  end
   redis.call('PERSIST', replica)
   redis.call('HSETNX', replica, 'in_flight', '0')
   redis.call('ZREM', keys.removed, url)
@@ -162,7 +174,7 @@ for _, entry in ipairs(entries) do
     origin = {revision, history == '' and view_history_id or history, view_revision, view_history_id}
   end
   local replica = keys.replica_prefix .. url
-  if not type_refusal({replica, 'hash'}) and may_write(kind, replica, revision or view_revision) then
+  if not type_refusal({replica, 'hash'}) and may_write(kind, replica, revision or view_revision, entry.known) then
     if kind == 'replica' then
       put_back(replica, url, entry)
     else

@@ -1,16 +1,19 @@
 -- Sets the admin state of a replica: active, draining or disabled. Health never overrides it. `active` cancels a
 -- removal that waits for the replica's last session, and ends an ejection.
 --
--- KEYS    meta routers events queue settling ready_primary ready_secondary full spare_primary spare_secondary
---         spare_answered replica_prefix leases_prefix affinity_prefix several_prefix inbox_prefix
+-- An announced replica that is out of service stays so: the state is kept for its return; see lib/announced.lua.
+--
+-- KEYS    meta admin_by_name routers events queue settling ready_primary ready_secondary full spare_primary
+--         spare_secondary spare_answered replica_prefix leases_prefix affinity_prefix several_prefix inbox_prefix
 -- ARGV    replica_url state router by reason
 -- RETURNS set, event  |  unchanged|not_found  |  wrong_type …|wrong_schema …
--- WRITES  meta events queue ready_primary ready_secondary full spare_primary spare_secondary spare_answered
---         replica_prefix leases_prefix affinity_prefix several_prefix inbox_prefix
+-- WRITES  meta admin_by_name events queue ready_primary ready_secondary full spare_primary spare_secondary
+--         spare_answered replica_prefix leases_prefix affinity_prefix several_prefix inbox_prefix
 -- COST    O(log replicas + served * (log replicas + log waiters))
 
 -- include lib/keys.lua
 -- include lib/refusal.lua
+-- include lib/announced.lua
 -- include lib/doubt.lua
 -- include lib/ejection.lua
 -- include lib/events.lua
@@ -21,14 +24,14 @@ local replica_url, state, router, by, reason = unpack(ARGV)
 
 local replica = keys.replica_prefix .. replica_url
 local refused = refusal({
-  'routers', 'events', 'queue', 'ready_primary', 'ready_secondary', 'full', 'spare_primary', 'spare_secondary',
-  'spare_answered',
+  'admin_by_name', 'routers', 'events', 'queue', 'ready_primary', 'ready_secondary', 'full', 'spare_primary',
+  'spare_secondary', 'spare_answered',
 }, {replica, 'hash'})
 if refused then
   return refused
 end
 local stored = redis.call('HMGET', replica, 'admin', 'admin_reason', 'restored_from', 'ejected_until_ms',
-  'admin_since_ms')
+  'admin_since_ms', 'expired_at_ms', 'withdrawn_at_ms', 'name')
 if not stored[1] or stored[1] == 'removed' then
   return {'not_found'}
 end
@@ -39,6 +42,13 @@ if stored[1] == state and stored[2] == reason and not stored[3] and not is_retur
 end
 
 local now_ms = server_now_ms()
+if stored[6] or stored[7] then
+  keep_admin(stored[8], replica_url, state, whole(now_ms), by, reason)
+  local kept = {'set'}
+  emit_replica(now_ms, replica, replica_url,
+    {'kind', 'replica_admin', 'router', router, 'by', by, 'reason', reason}, kept)
+  return kept
+end
 redis.call('HDEL', replica, 'restored_from')
 if state == 'disabled' then
   forget_doubt(replica)

@@ -1,17 +1,28 @@
 """The command `shared-registry`, also as `python -m shared_registry` where its script is not on the PATH.
 
-`--version` and `--help` import none of the commands: they answer in a tenth of the time that the imports would take.
+`--version` and all forms of `--help` import none of the commands: they answer in a tenth of the time that the imports
+would take. The commands that only read do without typer in their usual forms (see `cli/short_cuts.py`).
 """
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 
 from shared_registry._version import __version__
-from shared_registry.errors import MissingExtra
+from shared_registry.errors import MissingExtra, RegistryError
+
+TYPE_CHECKING = False  # what type checkers take for true
+if TYPE_CHECKING:
+    from shared_registry.cli.short_cuts import ShortCut
 
 HELP_COLUMNS = 80
+LONGEST_NAME = 2
+"""The most words of a command's name, as in `config show`."""
+INTERRUPTED = 130
+COMPLETION = "_SHARED_REGISTRY_COMPLETE"
+"""The variable with which a shell asks for completions."""
 
 
 def main() -> None:
@@ -19,10 +30,10 @@ def main() -> None:
     try:
         if sys.argv[1:] == ["--version"]:
             _print(f"shared-registry {__version__}\n")
-        elif sys.argv[1:] in (["--help"], ["-h"]) and _columns() >= HELP_COLUMNS:
-            from shared_registry.cli.help_text import HELP  # noqa: PLC0415  an optional part of the package
-
-            _print(HELP.replace("{program}", _program(), 1))
+        elif text := _help():
+            _print(text)
+        elif short_cut := _short_cut():
+            _run(short_cut)
         else:
             from shared_registry.aio.garbage import no_collections  # noqa: PLC0415  the answers above do without
 
@@ -33,6 +44,43 @@ def main() -> None:
     except MissingExtra as error:
         sys.stderr.write(f"error: {error}\n")
         sys.exit(2)
+
+
+def _help() -> str:
+    """Return the help that is asked for; empty if none is, or if typer must write it."""
+    *words, last = sys.argv[1:] or [""]
+    if last not in {"--help", "-h"} or len(words) > LONGEST_NAME or COMPLETION in os.environ:
+        return ""
+    from shared_registry.cli.help_text import HELPS  # noqa: PLC0415  an optional part of the package
+
+    text = HELPS.get(" ".join(words), "")
+    return text.replace("{program}", _program(), 1) if _columns() >= HELP_COLUMNS else ""
+
+
+def _short_cut() -> ShortCut | None:
+    if COMPLETION in os.environ:
+        return None
+    from shared_registry.cli.short_cuts import short_cut  # noqa: PLC0415  an optional part of the package
+
+    return short_cut(sys.argv[1:])
+
+
+def _run(short_cut: ShortCut) -> None:
+    """Run a command that ends soon, without collecting its garbage."""
+    gc.disable()
+    try:
+        short_cut.run()
+    except RegistryError as error:
+        from shared_registry.cli.exit_codes import exit_code  # noqa: PLC0415
+
+        sys.stderr.write(f"error: {error}\n")
+        sys.exit(exit_code(error))
+    except BrokenPipeError:
+        _end_without_output()
+    except KeyboardInterrupt:
+        sys.exit(INTERRUPTED)
+    finally:
+        gc.freeze()  # or Python searches all objects at its exit, which takes as long as the command
 
 
 def _program() -> str:
@@ -56,8 +104,12 @@ def _print(text: str) -> None:
         sys.stdout.write(text)
         sys.stdout.flush()
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python tries again at its exit, and says so
-        sys.exit(1)
+        _end_without_output()
+
+
+def _end_without_output() -> None:
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python tries again at its exit, and says so
+    sys.exit(1)
 
 
 if __name__ == "__main__":

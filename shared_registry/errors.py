@@ -5,6 +5,7 @@
     ├── UsageError                         the call does not fit the registry's state, such as a verb before start
     ├── MissingExtra (also ImportError)    an optional part of the package is not installed; names the remedy
     ├── UnknownReplica (also LookupError)  the replica is not in the shared registry
+    ├── ReplicaClaimed                     the replica came another way, by which alone it is changed; names that way
     ├── NoHealthyReplica                   no replica that may take sessions is healthy; try again later
     ├── Saturated                          every healthy, active replica is at capacity; try again later
     └── StoreError                         Redis could not execute the operation
@@ -38,6 +39,10 @@ class MissingExtra(RegistryError, ImportError):
 
 class UnknownReplica(RegistryError, LookupError):
     """The named replica is not registered, or was removed."""
+
+
+class ReplicaClaimed(RegistryError):
+    """The replica came another way, such as an announcement, and is changed by that way only. Nothing was written."""
 
 
 class NoHealthyReplica(RegistryError):

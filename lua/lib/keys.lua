@@ -5,7 +5,8 @@ local keys = {
   meta = KEYS[1], replicas = prefix .. 'replicas', removed = prefix .. 'removed', replica_prefix = prefix .. 'replica:',
   ready_primary = prefix .. 'ready:primary', ready_secondary = prefix .. 'ready:secondary', full = prefix .. 'full',
   spare_primary = prefix .. 'spare:primary', spare_secondary = prefix .. 'spare:secondary',
-  spare_answered = prefix .. 'spare:answered', ejected = prefix .. 'ejected',
+  spare_answered = prefix .. 'spare:answered', ejected = prefix .. 'ejected', announced = prefix .. 'announced',
+  departing = prefix .. 'departing', admin_by_name = prefix .. 'admin_by_name',
   leader = prefix .. 'leader', probers = prefix .. 'probers', plan = prefix .. 'plan',
   settling = prefix .. 'settling', routers = prefix .. 'routers', router_prefix = prefix .. 'router:',
   leases_prefix = prefix .. 'leases:', affinity_prefix = prefix .. 'affinity:',
@@ -16,4 +17,5 @@ local TYPES = {
   replicas = 'zset', removed = 'zset', ready_primary = 'zset', ready_secondary = 'zset', full = 'set',
   spare_primary = 'zset', spare_secondary = 'zset', spare_answered = 'zset', leader = 'hash', routers = 'zset',
   settling = 'zset', probers = 'zset', plan = 'hash', ejected = 'zset', queue = 'zset', events = 'stream',
+  announced = 'zset', departing = 'zset', admin_by_name = 'hash',
 }

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from shared_registry.admin.affinities import wrong_affinities
 from shared_registry.admin.inspector import SPARE_SETS, Inspection, Inspector, LeaseInspection, QueueInspection
 from shared_registry.errors import KeyConflict
-from shared_registry.model import LEAST_RAMP_SHARE, ORIGIN, Event
+from shared_registry.model import LEAST_RAMP_SHARE, ORIGIN, Event, Source
 from shared_registry.selection.panic import ANSWERED_SECONDS
 from shared_registry.store.codec import parse_probers
 from shared_registry.store.keys import Keys
@@ -113,6 +113,7 @@ def inspection_violations(inspection: Inspection, keys: Keys, *, now: float) -> 
     violation = functools.partial(Violation, url=inspection.url)
     fields = inspection.fields
     yield from _membership_violations(inspection, keys)
+    yield from _announcement_violations(inspection, keys)
     if fields and fields.get("admin") != "removed" and not {"weight", "capacity"} <= fields.keys():
         return  # it belongs in no set, and is named as unreadable
     try:
@@ -155,6 +156,18 @@ def _membership_violations(inspection: Inspection, keys: Keys) -> Iterator[Viola
         yield violation(key, f"admin is {fields.get('admin')!r}, order in replicas {inspection.order}")
     elif inspection.order is not None and fields and fields.get("order") != f"{inspection.order:.0f}":
         yield violation(key, f"order is {fields.get('order')}, order in replicas {inspection.order:.0f}")
+
+
+def _announcement_violations(inspection: Inspection, keys: Keys) -> Iterator[Violation]:
+    """Yield an announced replica that nothing would expire or remove, and a listed one that nobody announced."""
+    fields, is_listed = inspection.fields, inspection.announced is not None or inspection.departing is not None
+    violation = functools.partial(Violation, "membership", keys.announced, url=inspection.url)
+    is_announced = fields.get("source") == Source.ANNOUNCED.value
+    has_left = "expired_at_ms" in fields or "withdrawn_at_ms" in fields
+    if is_listed and not is_announced:
+        yield violation(f"{inspection.url} is listed in it or in departing, and was not announced")
+    elif is_announced and not is_listed and (fields.get("admin") != "removed" or has_left):
+        yield violation(f"{inspection.url} is in neither it nor departing, so nothing expires or removes it")
 
 
 def _ejection_violations(inspection: Inspection, keys: Keys) -> Iterator[Violation]:

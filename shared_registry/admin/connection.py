@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import contextlib
 from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
-from shared_registry.admin.inspector import Inspector
-from shared_registry.config import RouterConfig
+from shared_registry.config.address import RegistryAddress
 from shared_registry.errors import KeyConflict
 from shared_registry.store import client
 from shared_registry.store.keys import Keys
+from shared_registry.store.reader import Reader
 from shared_registry.store.schema import expect_cluster
 from shared_registry.store.verification import verify_server
+
+if TYPE_CHECKING:
+    from shared_registry.admin.check import Violation
 
 
 class Outsider:
@@ -24,7 +27,7 @@ class Outsider:
     parse.
     """
 
-    def __init__(self, config: RouterConfig) -> None:
+    def __init__(self, config: RegistryAddress) -> None:
         """Set up; nothing connects before `async with`."""
         self._timeout_seconds = config.redis_timeout_seconds
         self._keys = Keys(config.namespace)
@@ -35,7 +38,7 @@ class Outsider:
             block_seconds=config.refresh_seconds,
             key=self._keys.meta,
         )
-        self._reader = Inspector(self._clients, self._keys, timeout_seconds=self._timeout_seconds)
+        self._reader = Reader(self._clients, self._keys, timeout_seconds=self._timeout_seconds)
 
     async def __aenter__(self) -> Self:
         """Connect. Refuse an unsupported server, and a namespace of another schema or cluster."""
@@ -53,3 +56,11 @@ class Outsider:
     ) -> None:
         """Disconnect."""
         await self._clients.close()
+
+    async def check(self) -> list[Violation]:
+        """Return the violated invariants of the namespace; an empty list means that all hold."""
+        from shared_registry.admin.check import find_violations  # noqa: PLC0415  slow to import, for this call only
+        from shared_registry.admin.inspector import Inspector  # noqa: PLC0415
+
+        inspector = Inspector(self._clients, self._keys, timeout_seconds=self._timeout_seconds)
+        return await find_violations(inspector, self._keys)

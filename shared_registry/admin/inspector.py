@@ -42,6 +42,8 @@ class Inspection:
         ready_secondary: Its score in the ready set of the other replicas; `None` if it is not in the set.
         spares: Its score in each spare set in which it is: `spare_primary`, `spare_secondary` or `spare_answered`.
         ejected: Its score in `ejected`; `None` if it is not in the set.
+        announced: Its score in `announced`; `None` if it is not in the set.
+        departing: Its score in `departing`; `None` if it is not in the set.
         is_full: Whether it is in `full`.
         fields: The fields of its hash that are not empty.
     """
@@ -52,6 +54,8 @@ class Inspection:
     ready_secondary: float | None
     spares: Mapping[str, float]
     ejected: float | None
+    announced: float | None
+    departing: float | None
     is_full: bool
     fields: dict[str, str]
 
@@ -105,9 +109,15 @@ class Inspector(Reader):
         return types
 
     async def ready_urls(self) -> list[str]:
-        """Return the urls in the ready sets, in the spare sets and in `full`."""
+        """Return the urls in the ready sets, in the spare sets, in `full`, and those that are announced or were."""
         keys = self._keys
-        sets = [keys.ready_primary, keys.ready_secondary, *(getattr(keys, name) for name in SPARE_SETS)]
+        sets = [
+            keys.announced,
+            keys.departing,
+            keys.ready_primary,
+            keys.ready_secondary,
+            *(getattr(keys, name) for name in SPARE_SETS),
+        ]
         async with self._channel.bounded():
             pipeline = self._commands.pipeline(transaction=False)
             for key in sets:
@@ -128,12 +138,15 @@ class Inspector(Reader):
             reply = await self._channel.run("inspect_replicas", chunk)
             values = iter(reply.values)
             for url in chunk:
-                *scores, is_full, count = itertools.islice(values, 6 + len(SPARE_SETS))
-                order, primary, secondary, *rest, ejected = (float(score) if score else None for score in scores)
+                *scores, is_full, count = itertools.islice(values, 8 + len(SPARE_SETS))
+                order, primary, secondary, *rest, ejected, announced, departing = (
+                    float(score) if score else None for score in scores
+                )
                 spares = {name: score for name, score in zip(SPARE_SETS, rest, strict=True) if score is not None}
                 pairs = [(next(values), next(values)) for _ in range(int(count))]
                 fields = {name: value for name, value in pairs if value}
-                found.append(Inspection(url, order, primary, secondary, spares, ejected, is_full == "1", fields))
+                listed = (ejected, announced, departing)
+                found.append(Inspection(url, order, primary, secondary, spares, *listed, is_full == "1", fields))
         return found
 
     async def inspect_leases(self, routers: Collection[str], urls: Collection[str]) -> LeaseInspection:

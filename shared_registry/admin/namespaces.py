@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from shared_registry.config import RouterConfig
+from shared_registry.config.address import RegistryAddress
 from shared_registry.store import client
 from shared_registry.store.keys import Keys
 from shared_registry.store.namespaces import NamespaceRecord, find_namespaces
 
 
-async def namespaces_of(config: RouterConfig) -> list[NamespaceRecord]:
+async def namespaces_of(config: RegistryAddress) -> list[NamespaceRecord]:
     """Return the namespaces of the Redis of a config, sorted by name. Its own need not be among them.
 
     Raises:

@@ -8,7 +8,7 @@ import logging
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from shared_registry.admin.connection import Outsider
 from shared_registry.admin.vacancy import Vacancy, vacancy_of
@@ -18,9 +18,6 @@ from shared_registry.store.channel import bounded
 from shared_registry.store.codec import milliseconds, parse_router
 from shared_registry.store.lease_reader import Waiting
 from shared_registry.store.reader import Gap, Head, Snapshot, Tombstone
-
-if TYPE_CHECKING:
-    from shared_registry.admin.check import Violation
 
 SNAPSHOT_TRIES = 20
 PAUSE_SECONDS = 0.05
@@ -333,12 +330,6 @@ class Observer(Outsider):
     async def wait_events(self, *, after: str, seconds: float) -> list[Event]:
         """Return the events that follow a revision, waiting up to that long for the first."""
         return await self._reader.wait_events(after=after, seconds=seconds)
-
-    async def check(self) -> list[Violation]:
-        """Return the violated invariants of the namespace; an empty list means that all hold."""
-        from shared_registry.admin.check import find_violations  # noqa: PLC0415  slow to import, for this call only
-
-        return await find_violations(self._reader, self._keys)
 
     async def ask(self, arguments: Sequence[str]) -> Any:
         """Return Redis' reply to one read-only command, as redis-py parses it."""

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from shared_registry.admin.blast_radius import BlastRadius, blast_radius
-from shared_registry.admin.check import Violation, find_violations
+from shared_registry.admin.check import Violation
 from shared_registry.admin.connection import Outsider
 from shared_registry.admin.repair import repair
 from shared_registry.config import RouterConfig, validate_endpoint
@@ -228,9 +228,9 @@ class Operator(Outsider):
 
     async def repair(self) -> list[Violation]:
         """Repair all data that can be derived from other data; return the violations that remain."""
-        found = await find_violations(self._reader, self._keys)
+        found = await self.check()
         if await repair(self._store, found, by=self.by):
-            found = await find_violations(self._reader, self._keys)
+            found = await self.check()
         return found
 
     async def upgrade(self, *, is_dry_run: bool = False) -> Upgrade:

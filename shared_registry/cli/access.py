@@ -8,17 +8,18 @@ from collections.abc import Awaitable, Callable, Iterator
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from shared_registry.admin.observer import Observer
-from shared_registry.config import RouterConfig
+from shared_registry.config.address import RegistryAddress
 from shared_registry.errors import StoreUnavailable
 from shared_registry.store.redis_url import mask_redis_url
 
 if TYPE_CHECKING:
     from shared_registry.admin.operator import Operator
+    from shared_registry.config import RouterConfig
 
 T = TypeVar("T")
 
 
-def observe(settings: RouterConfig, read: Callable[[Observer], Awaitable[T]]) -> T:
+def observe(settings: RegistryAddress, read: Callable[[Observer], Awaitable[T]]) -> T:
     """Connect an `Observer`, read the registry with it, disconnect, and return what `read` returned.
 
     Raises:
@@ -55,7 +56,7 @@ def operate(settings: RouterConfig, by: str | None, act: Callable[[Operator], Aw
 
 
 @contextlib.contextmanager
-def explained(settings: RouterConfig) -> Iterator[None]:
+def explained(settings: RegistryAddress) -> Iterator[None]:
     """Add the address of Redis to any `StoreUnavailable` that the block raises."""
     try:
         yield
@@ -63,12 +64,12 @@ def explained(settings: RouterConfig) -> Iterator[None]:
         raise unreachable(settings, error) from error
 
 
-def unreachable(settings: RouterConfig, error: StoreUnavailable) -> StoreUnavailable:
+def unreachable(settings: RegistryAddress, error: StoreUnavailable) -> StoreUnavailable:
     """Return a copy of the error whose message names the address of Redis."""
     trouble, where = str(error).rstrip("."), mask_redis_url(settings.redis_url)
     return StoreUnavailable(f"{trouble}; is redis_url {where} the right one? --redis gives another")
 
 
-def address_document(settings: RouterConfig) -> dict[str, Any]:
+def address_document(settings: RegistryAddress) -> dict[str, Any]:
     """Return the first fields of every JSON document: the registry's Redis and namespace."""
     return {"redis": mask_redis_url(settings.redis_url), "namespace": settings.namespace}

@@ -9,8 +9,9 @@ from typing import Annotated
 
 import typer
 
-from shared_registry.cli.console import print_line
-from shared_registry.cli.options import JsonOption, given, log_to_stderr, print_json
+from shared_registry.cli.console import print_json, print_line
+from shared_registry.cli.log_output import log_to_stderr
+from shared_registry.cli.options import JsonOption, given
 from shared_registry.config.api_keys import new_api_key
 from shared_registry.errors import ConfigError
 

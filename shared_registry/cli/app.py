@@ -13,8 +13,9 @@ import typer
 
 from shared_registry._version import __version__
 from shared_registry.cli.exit_codes import exit_code
+from shared_registry.cli.global_options import GlobalOptions
 from shared_registry.cli.lazy_group import LazyGroup
-from shared_registry.cli.options import GlobalOptions, JsonOption, NamespaceOption, RedisOption
+from shared_registry.cli.options import JsonOption, NamespaceOption, RedisOption
 from shared_registry.errors import RegistryError
 
 app = typer.Typer(

@@ -8,19 +8,12 @@ from typing import Annotated
 import typer
 
 from shared_registry.admin.observer import Observer
-from shared_registry.admin.operator import Operator
 from shared_registry.cli.access import observe, operate
+from shared_registry.cli.console import print_json
 from shared_registry.cli.exit_codes import FOUND_WRONG, OK
-from shared_registry.cli.options import (
-    ByOption,
-    ConfigOption,
-    JsonOption,
-    NamespaceOption,
-    RedisOption,
-    given,
-    log_to_stderr,
-    print_json,
-)
+from shared_registry.cli.log_output import log_to_stderr
+from shared_registry.cli.options import ByOption, ConfigOption, JsonOption, NamespaceOption, RedisOption, given
+from shared_registry.config.address import RegistryAddress
 
 commands = typer.Typer()
 
@@ -54,9 +47,16 @@ def check(
     """
     options = given(context, redis, namespace, as_json=as_json)
     log_to_stderr()
-    settings = options.load(config)
-    violations = operate(settings, by, Operator.repair) if repair else observe(settings, Observer.check)
-    from shared_registry.cli.status import check_document, check_lines  # noqa: PLC0415  rich
+    settings: RegistryAddress
+    if repair:
+        from shared_registry.admin.operator import Operator  # noqa: PLC0415  slow to import
+
+        settings = whole = options.load(config)
+        violations = operate(whole, by, Operator.repair)
+    else:
+        settings = options.address(config)
+        violations = observe(settings, Observer.check)
+    from shared_registry.cli.status import check_document, check_lines  # noqa: PLC0415
 
     if options.as_json:
         print_json(check_document(settings, violations))

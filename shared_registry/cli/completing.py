@@ -33,13 +33,13 @@ def complete_replicas(context: typer.Context, incomplete: str) -> list[str]:
 def _targets(context: typer.Context) -> list[str]:
     from shared_registry.admin.observer import Observer  # noqa: PLC0415  slow, and every command has this module
     from shared_registry.cli.access import observe  # noqa: PLC0415
-    from shared_registry.cli.options import GlobalOptions  # noqa: PLC0415  which has the arguments that are completed
+    from shared_registry.cli.global_options import GlobalOptions  # noqa: PLC0415  which has the arguments that are completed
 
     options = GlobalOptions()
     for place in (context.parent, context):
         params = place.params if place is not None else {}
         options = GlobalOptions(params.get("redis") or options.redis, params.get("namespace") or options.namespace)
-    replicas = observe(options.load(context.params.get("config")), Observer.overview).replicas
+    replicas = observe(options.address(context.params.get("config")), Observer.overview).replicas
     named = sorted(one.endpoint.name for one in replicas if one.endpoint.name)
     return [*dict.fromkeys(named), *(one.endpoint.url for one in replicas if not one.endpoint.name)]
 

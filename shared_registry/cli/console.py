@@ -1,8 +1,8 @@
-"""Prints for people: text without control characters, and times."""
+"""Prints for people and for programs: text without control characters, times, and JSON."""
 
 from __future__ import annotations
 
-import datetime as dt
+import json
 import sys
 
 from shared_registry.admin.durations import duration as duration  # noqa: PLC0414  re-exported
@@ -21,4 +21,17 @@ def printable(text: str) -> str:
 
 def timestamp(at: float) -> str:
     """Return a time, in seconds since the epoch, as text in UTC with milliseconds."""
+    import datetime as dt  # noqa: PLC0415  slow to import
+
     return dt.datetime.fromtimestamp(at, dt.UTC).strftime("%Y-%m-%dT%H:%M:%S.%f")[:-3] + "Z"
+
+
+def print_json(document: object, *, is_line: bool = False) -> None:
+    """Print one JSON document on standard output.
+
+    Args:
+        document: Anything that `json.dumps` accepts.
+        is_line: Print it on one line, for a command that prints several documents.
+    """
+    sys.stdout.write(json.dumps(document, indent=None if is_line else 2) + "\n")
+    sys.stdout.flush()

@@ -6,8 +6,10 @@ from typing import Annotated
 
 import typer
 
+from shared_registry.cli.console import print_json
 from shared_registry.cli.exit_codes import FOUND_WRONG, INTERRUPTED, OK
-from shared_registry.cli.options import JsonOption, NamespaceOption, given, log_to_stderr, print_json
+from shared_registry.cli.log_output import log_to_stderr
+from shared_registry.cli.options import JsonOption, NamespaceOption, given
 from shared_registry.errors import UsageError
 
 commands = typer.Typer()
@@ -32,7 +34,7 @@ def demo(
     --json prints one object at the end: observed, seconds, redis, namespace, settings, and steps [{number, title,
     observed, seconds, deadline_seconds, selected {router: replica}, leader, epoch, sessions, failed_sessions, detail}].
     """
-    from shared_registry.cli.tables import new_console  # noqa: PLC0415  rich
+    from shared_registry.cli.drawing import new_console  # noqa: PLC0415  rich
     from shared_registry.demo.report import ConsoleAudience, JsonAudience  # noqa: PLC0415  an optional part
     from shared_registry.demo.story import run_demo  # noqa: PLC0415
 

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import math
+import os
+import sys
 import time
-from collections.abc import Sequence
-from typing import Self
-
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from collections.abc import Callable, Iterator, Sequence
 
 from shared_registry.admin.operator import Operator
 from shared_registry.config import RouterConfig
@@ -33,49 +32,37 @@ async def wait_drained(settings: RouterConfig, names: Sequence[str], *, timeout_
     async with Operator(settings) as operator:
         targets = await operator.find(names, also_removed=True)
         revision, left = await operator.revision(), await operator.sessions_left(targets)
-        with _Progress(left) as progress:
+        with _progress(left) as show:
             while left and time.monotonic() < deadline:
                 pause = min(POLL_SECONDS, max(deadline - time.monotonic(), 0.0))
                 await asyncio.sleep(min(EVENTS_SECONDS, pause))
                 events = await operator.wait_events(after=revision, seconds=pause)
                 revision = events[-1].id if events else revision
                 left = await operator.sessions_left(targets)
-                progress.show(left)
+                show(left)
     return left
 
 
-class _Progress:
-    """Shows how many sessions are left: as a bar on a terminal, and otherwise as lines."""
+@contextlib.contextmanager
+def _progress(sessions: int) -> Iterator[Callable[[int], None]]:
+    """Show how many sessions are left, each time that the function is called with their number."""
+    if not sys.stderr.isatty() and not os.environ.get("FORCE_COLOR"):
+        shown = None
 
-    def __init__(self, sessions: int) -> None:
-        self._console = Console(stderr=True)
-        self._sessions = self._shown = sessions
-        self._bar = Progress(
-            TextColumn("draining"),
-            BarColumn(),
-            TextColumn("{task.fields[left]} sessions left"),
-            TimeElapsedColumn(),
-            console=self._console,
-        )
-        self._task = self._bar.add_task("draining", total=max(sessions, 1), left=sessions)
+        def print_left(left: int) -> None:
+            nonlocal shown
+            if left != shown:
+                shown = left
+                sys.stderr.write(f"{left} sessions left\n")
+                sys.stderr.flush()
 
-    def __enter__(self) -> Self:
-        if self._console.is_terminal:
-            self._bar.start()
-        self._print_left(self._sessions)
-        return self
+        print_left(sessions)
+        yield print_left
+        return
+    from rich.console import Console  # noqa: PLC0415  slow to import
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn  # noqa: PLC0415
 
-    def __exit__(self, *_: object) -> None:
-        if self._console.is_terminal:  # rich before 14.3 prints an empty line for a bar that was never started
-            self._bar.stop()
-
-    def show(self, left: int) -> None:
-        """Update the number of sessions left."""
-        self._bar.update(self._task, completed=max(self._sessions - left, 0), left=left)
-        if left != self._shown:
-            self._shown = left
-            self._print_left(left)
-
-    def _print_left(self, left: int) -> None:
-        if not self._console.is_terminal:
-            self._console.print(f"{left} sessions left", highlight=False)
+    columns = TextColumn("draining"), BarColumn(), TextColumn("{task.fields[left]} sessions left"), TimeElapsedColumn()
+    with Progress(*columns, console=Console(stderr=True)) as bar:
+        task = bar.add_task("draining", total=max(sessions, 1), left=sessions)
+        yield lambda left: bar.update(task, completed=max(sessions - left, 0), left=left)

@@ -10,16 +10,9 @@ import typer
 
 from shared_registry.admin.observer import Observer
 from shared_registry.cli.access import address_document, observe
-from shared_registry.cli.console import print_line, printable
-from shared_registry.cli.options import (
-    ConfigOption,
-    JsonOption,
-    NamespaceOption,
-    RedisOption,
-    given,
-    log_to_stderr,
-    print_json,
-)
+from shared_registry.cli.console import print_json, print_line, printable
+from shared_registry.cli.log_output import log_to_stderr
+from shared_registry.cli.options import ConfigOption, JsonOption, NamespaceOption, RedisOption, given
 from shared_registry.cli.redis_cli import KeyCommand, key_commands, redis_cli
 from shared_registry.store.keys import Keys
 

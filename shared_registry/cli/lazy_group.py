@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, MutableMapping
+from contextlib import nullcontext
 from importlib import import_module
 from typing import Any
 
-from typer.core import TyperGroup
+from typer.core import TyperCommand, TyperGroup
 from typer.main import get_group
 
 from shared_registry.aio.garbage import no_collections
+from shared_registry.cli.help_text import HELPS
+from shared_registry.cli.short_cuts import lean_imports
 
 MODULES = {
     "serve": "serve",
@@ -37,6 +40,8 @@ MODULES = {
 """The module of each subcommand, in the order of the help. Its `commands` has the subcommand."""
 GROUPS = {"config", "api-key"}
 """Subcommands with subcommands of their own: all `commands` of their module."""
+SERVING = {"serve", "demo"}
+"""Subcommands that may trace sessions."""
 
 
 class LazyGroup(TyperGroup):
@@ -45,10 +50,25 @@ class LazyGroup(TyperGroup):
     def __init__(self, **attributes: Any) -> None:
         super().__init__(**attributes)
         self.commands = LazyCommands()
+        self._is_listing = False
 
     def list_commands(self, ctx: Any) -> list[str]:  # noqa: ARG002
         """Return the names, in the order of the help. Imports nothing."""
         return list(self.commands)
+
+    def shell_complete(self, ctx: Any, incomplete: str) -> list[Any]:
+        """Return what completes a word, for the shell: commands and options. Imports none of the commands."""
+        self._is_listing = True
+        try:
+            return super().shell_complete(ctx, incomplete)
+        finally:
+            self._is_listing = False
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        """Return the command of a name, or `None`."""
+        if self._is_listing and cmd_name in HELPS:
+            return TyperCommand(cmd_name, help=_first_paragraph(HELPS[cmd_name].partition("\n\n")[2]))
+        return super().get_command(ctx, cmd_name)
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:  # noqa: ARG002
         """Write the commands with the first paragraphs of their helps. The base class would cut these to one line."""
@@ -84,7 +104,7 @@ class LazyCommands(MutableMapping[str, Any]):
 
 
 def _imported(name: str, module: str) -> Any:
-    with no_collections():
+    with no_collections(), nullcontext() if name in SERVING else lean_imports():
         commands = import_module(f"shared_registry.cli.{module}").commands
     commands.rich_markup_mode = None  # rich is slow to import, and a help of plain text can be read by programs too
     group = get_group(commands)

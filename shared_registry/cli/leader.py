@@ -8,8 +8,9 @@ import typer
 
 from shared_registry.admin.operator import Deposition, Operator, user_at_host
 from shared_registry.cli.access import address_document, operate
-from shared_registry.cli.console import print_line
+from shared_registry.cli.console import print_json, print_line
 from shared_registry.cli.exit_codes import FOUND_WRONG, OK
+from shared_registry.cli.log_output import log_to_stderr
 from shared_registry.cli.options import (
     ByOption,
     ConfigOption,
@@ -18,8 +19,6 @@ from shared_registry.cli.options import (
     ReasonOption,
     RedisOption,
     given,
-    log_to_stderr,
-    print_json,
 )
 from shared_registry.model import Leader
 

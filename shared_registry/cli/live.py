@@ -9,20 +9,15 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from rich.console import Group
-from rich.live import Live
-from rich.text import Text
-
 from shared_registry.admin.durations import since
 from shared_registry.admin.observer import Observer, Overview
 from shared_registry.cli.access import address_document
-from shared_registry.cli.console import duration
-from shared_registry.cli.options import print_json
+from shared_registry.cli.console import duration, print_json
 from shared_registry.cli.overview_document import overview_document
 from shared_registry.cli.replica_filter import ReplicaFilter
 from shared_registry.cli.status import overview_text
-from shared_registry.cli.tables import new_console, output_width
-from shared_registry.config import RouterConfig
+from shared_registry.cli.tables import Group, Text, is_drawn, output_width, print_shown
+from shared_registry.config.address import RegistryAddress
 from shared_registry.errors import StoreError, StoreUnavailable
 from shared_registry.model import ORIGIN, Event, is_later
 from shared_registry.store.redis_url import mask_redis_url
@@ -51,7 +46,7 @@ Show = Callable[[State], None]
 
 
 async def watch_status(
-    settings: RouterConfig, chosen: ReplicaFilter, *, interval_seconds: float, as_json: bool
+    settings: RegistryAddress, chosen: ReplicaFilter, *, interval_seconds: float, as_json: bool
 ) -> None:
     """Read and show the status at each change, and at least every `interval_seconds`, until cancelled.
 
@@ -63,19 +58,26 @@ async def watch_status(
     if as_json:
         await _renew(settings, interval_seconds, _json_lines(settings, chosen))
         return
-    console = new_console(None if sys.stdout.isatty() else output_width())
-
-    def page(state: State) -> Group:
-        return _page(settings, state, chosen, console.width)
-
-    if not console.is_terminal:
-        await _renew(settings, interval_seconds, lambda state: console.print(page(state), "", crop=False))
+    if not is_drawn():
+        width = output_width()
+        await _renew(
+            settings, interval_seconds, lambda state: print_shown(Group(_page(settings, state, chosen, width), ""))
+        )
         return
+    from rich.live import Live  # noqa: PLC0415  slow to import
+
+    from shared_registry.cli.drawing import drawn, new_console  # noqa: PLC0415  rich
+
+    console = new_console(None if sys.stdout.isatty() else output_width())
     with Live(console=console, auto_refresh=False) as live:
-        await _renew(settings, interval_seconds, lambda state: live.update(page(state), refresh=True))
+        await _renew(
+            settings,
+            interval_seconds,
+            lambda state: live.update(drawn(_page(settings, state, chosen, console.width)), refresh=True),
+        )
 
 
-async def _renew(settings: RouterConfig, interval_seconds: float, show: Show) -> None:
+async def _renew(settings: RegistryAddress, interval_seconds: float, show: Show) -> None:
     overview: Overview | None = None
     read_at = time.monotonic()
     async with contextlib.AsyncExitStack() as stack:
@@ -112,7 +114,7 @@ async def _change(observer: Observer, overview: Overview, seconds: float) -> Non
     await asyncio.sleep(max(0.0, until - time.monotonic()))
 
 
-def _page(settings: RouterConfig, state: State, chosen: ReplicaFilter, width: int) -> Group:
+def _page(settings: RegistryAddress, state: State, chosen: ReplicaFilter, width: int) -> Group:
     if state.overview is None:
         where = mask_redis_url(settings.redis_url)
         return Group(Text(f"Redis at {where} cannot be read for {since(state.age)}: {state.trouble}", "bold red"))
@@ -123,7 +125,7 @@ def _page(settings: RouterConfig, state: State, chosen: ReplicaFilter, width: in
     return Group(page, Text(old, "red")) if state.trouble else Group(page)
 
 
-def _json_lines(settings: RouterConfig, chosen: ReplicaFilter) -> Show:
+def _json_lines(settings: RegistryAddress, chosen: ReplicaFilter) -> Show:
     def show(state: State) -> None:
         if state.trouble is None and state.overview is not None:
             print_json(overview_document(settings, state.overview, chosen), is_line=True)

@@ -10,8 +10,10 @@ import typer
 
 from shared_registry.admin.namespaces import namespaces_of
 from shared_registry.cli.access import address_document, explained
-from shared_registry.cli.console import print_line, printable
-from shared_registry.cli.options import ConfigOption, JsonOption, RedisOption, given, log_to_stderr, print_json
+from shared_registry.cli.console import print_json, print_line, printable
+from shared_registry.cli.log_output import log_to_stderr
+from shared_registry.cli.options import ConfigOption, JsonOption, RedisOption, given
+from shared_registry.cli.tables import Column, Group, fitted_table, output_width, print_shown
 from shared_registry.store.namespaces import NamespaceRecord
 from shared_registry.store.redis_url import mask_redis_url
 from shared_registry.store.schema import SCHEMAS, can_use
@@ -34,7 +36,7 @@ def namespaces(
     """
     options = given(context, redis, None, as_json=as_json)
     log_to_stderr()
-    settings = options.load(config)
+    settings = options.address(config)
     with explained(settings):
         found = asyncio.run(namespaces_of(settings))
     if options.as_json:
@@ -42,7 +44,7 @@ def namespaces(
     elif not found:
         print_line(f"no namespaces are at {mask_redis_url(settings.redis_url)}")
     else:
-        _print_table(found)
+        print_shown(_table(found))
 
 
 def _document(one: NamespaceRecord) -> dict[str, Any]:
@@ -57,27 +59,16 @@ def _document(one: NamespaceRecord) -> dict[str, Any]:
     }
 
 
-def _print_table(found: Sequence[NamespaceRecord]) -> None:
-    from rich.text import Text  # noqa: PLC0415  rich is slow to import
-
-    from shared_registry.cli.tables import Column, fitted_table, new_console, output_width  # noqa: PLC0415  rich
-
-    width = output_width()
-    table = fitted_table(
-        [
-            Column("namespace", [one.name for one in found]),
-            Column("schema", [Text(printable(one.schema or "-")) for one in found], keep=3),
-            Column("replicas", [_count(one.replicas) for one in found], is_number=True, keep=5),
-            Column("routers", [_count(one.live_routers) for one in found], is_number=True, keep=4),
-            Column("leader", [Text(printable(one.leader or "-")) for one in found], keep=2),
-        ],
-        width,
-    )
-    console = new_console(width)
-    console.print(table, crop=False)
-    for one in found:
-        if note := _note(one):
-            console.print(f"{one.name}: {note}", soft_wrap=True)
+def _table(found: Sequence[NamespaceRecord]) -> Group:
+    columns = [
+        Column("namespace", [one.name for one in found]),
+        Column("schema", [printable(one.schema or "-") for one in found], keep=3),
+        Column("replicas", [_count(one.replicas) for one in found], is_number=True, keep=5),
+        Column("routers", [_count(one.live_routers) for one in found], is_number=True, keep=4),
+        Column("leader", [printable(one.leader or "-") for one in found], keep=2),
+    ]
+    notes = [f"{one.name}: {note}" for one in found if (note := _note(one))]
+    return Group(fitted_table(columns, output_width()), *notes)
 
 
 def _count(number: int | None) -> str:

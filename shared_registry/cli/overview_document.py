@@ -9,7 +9,7 @@ from shared_registry.admin.summary import FleetCounts, Situation, Summary, summa
 from shared_registry.admin.troubles import trouble_of
 from shared_registry.cli.access import address_document
 from shared_registry.cli.replica_filter import SHOW_ALL, ReplicaFilter
-from shared_registry.config import RouterConfig
+from shared_registry.config.address import RegistryAddress
 from shared_registry.store.replica_fields import Document, replica_document
 
 
@@ -28,7 +28,7 @@ def overview_summary(overview: Overview, away_seconds: float | None = None) -> S
     return summarize(FleetCounts.of(overview.replicas), situation)
 
 
-def overview_document(config: RouterConfig, overview: Overview, chosen: ReplicaFilter = SHOW_ALL) -> dict[str, Any]:
+def overview_document(config: RegistryAddress, overview: Overview, chosen: ReplicaFilter = SHOW_ALL) -> dict[str, Any]:
     """Return the status as a JSON object. Times are seconds since the epoch on the Redis server's clock."""
     leader, summary = overview.leader, overview_summary(overview)
     return {

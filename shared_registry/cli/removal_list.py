@@ -4,17 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from rich.console import RenderableType
-from rich.table import Table
-from rich.text import Text
-
 from shared_registry.admin.observer import RemovalList
 from shared_registry.cli.access import address_document
 from shared_registry.cli.console import duration, printable
-from shared_registry.config import RouterConfig
+from shared_registry.cli.tables import Column, Shown, Table
+from shared_registry.config.address import RegistryAddress
 
 
-def removals_document(config: RouterConfig, found: RemovalList) -> dict[str, Any]:
+def removals_document(config: RegistryAddress, found: RemovalList) -> dict[str, Any]:
     """Return the removed replicas as a JSON object. Times are seconds since the epoch."""
     return {
         **address_document(config),
@@ -26,18 +23,16 @@ def removals_document(config: RouterConfig, found: RemovalList) -> dict[str, Any
     }
 
 
-def removals_text(config: RouterConfig, found: RemovalList) -> RenderableType:
+def removals_text(config: RegistryAddress, found: RemovalList) -> Shown:
     """Return the removed replicas as a table."""
     if not found.removed:
         return f"no replica of namespace {config.namespace} is removed"
-    table = Table(box=None, header_style="bold", pad_edge=False)
-    for heading in ("replica", "removed", "by", "reason"):
-        table.add_column(heading, overflow="fold")
-    for one in found.removed:
-        table.add_row(
-            Text(printable(f"{one.name} {one.url}" if one.name else one.url)),
-            "-" if one.at is None else f"{duration(found.at - one.at)} ago",
-            Text(printable(one.by) or "-"),
-            Text(printable(one.reason)),
-        )
-    return table
+    each = found.removed
+    return Table(
+        [
+            Column("replica", [printable(f"{one.name} {one.url}" if one.name else one.url) for one in each]),
+            Column("removed", ["-" if one.at is None else f"{duration(found.at - one.at)} ago" for one in each]),
+            Column("by", [printable(one.by) or "-" for one in each]),
+            Column("reason", [printable(one.reason) for one in each]),
+        ]
+    )

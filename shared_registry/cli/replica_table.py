@@ -4,13 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from rich.table import Table
-from rich.text import Text
-
 from shared_registry.admin.durations import duration, since
 from shared_registry.admin.observer import Overview
 from shared_registry.cli.console import printable
-from shared_registry.cli.tables import Column, fitted_table
+from shared_registry.cli.tables import Column, Table, Text, fitted_table
 from shared_registry.model import (
     NO_DOUBT,
     AdminState,

@@ -16,6 +16,7 @@ from shared_registry.aio.stop_signals import until_stopped
 from shared_registry.cli.access import explained, operate
 from shared_registry.cli.changes import Results, change_each, result_lines, results_document
 from shared_registry.cli.confirming import PlannedChange, confirm, look_up, with_cost, would
+from shared_registry.cli.console import print_json
 from shared_registry.cli.endpoint_options import (
     CapacityOption,
     HealthCheckPathOption,
@@ -28,11 +29,12 @@ from shared_registry.cli.endpoint_options import (
     WeightOption,
 )
 from shared_registry.cli.exit_codes import FOUND_WRONG, INTERRUPTED, OK
+from shared_registry.cli.global_options import GlobalOptions
+from shared_registry.cli.log_output import log_to_stderr
 from shared_registry.cli.options import (
     ByOption,
     ConfigOption,
     DryRunOption,
-    GlobalOptions,
     JsonOption,
     NamespaceOption,
     ReasonOption,
@@ -42,8 +44,6 @@ from shared_registry.cli.options import (
     YesOption,
     given,
     label_selector,
-    log_to_stderr,
-    print_json,
     seconds_above_zero,
 )
 from shared_registry.errors import UsageError
@@ -306,7 +306,7 @@ class _Task:
 
     def wait_drained(self, names: Sequence[str], *, timeout_seconds: float | None) -> int:
         """Wait until these replicas have no session, or until the timeout, and return the number of sessions left."""
-        from shared_registry.cli.draining import wait_drained  # noqa: PLC0415  rich
+        from shared_registry.cli.draining import wait_drained  # noqa: PLC0415
 
         with explained(self.settings):
             left = asyncio.run(until_stopped(wait_drained(self.settings, names, timeout_seconds=timeout_seconds)))

@@ -8,16 +8,9 @@ from typing import Annotated
 import typer
 
 from shared_registry.cli.access import address_document
-from shared_registry.cli.console import print_line
-from shared_registry.cli.options import (
-    ConfigOption,
-    JsonOption,
-    NamespaceOption,
-    RedisOption,
-    given,
-    log_to_stderr,
-    print_json,
-)
+from shared_registry.cli.console import print_json, print_line
+from shared_registry.cli.log_output import log_to_stderr
+from shared_registry.cli.options import ConfigOption, JsonOption, NamespaceOption, RedisOption, given
 from shared_registry.store.rights import rights, sentinel_rights
 
 commands = typer.Typer()

@@ -4,19 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
-from rich.console import Group, RenderableType
-from rich.text import Text
-
 from shared_registry.admin.observer import RouterList
 from shared_registry.cli.access import address_document
 from shared_registry.cli.console import duration, printable
-from shared_registry.cli.tables import Column, fitted_table
-from shared_registry.config import RouterConfig
+from shared_registry.cli.tables import Column, Group, Shown, Text, fitted_table
+from shared_registry.config.address import RegistryAddress
 from shared_registry.model import RouterRecord
 from shared_registry.store.redis_url import mask_redis_url
 
 
-def routers_document(config: RouterConfig, found: RouterList) -> dict[str, Any]:
+def routers_document(config: RegistryAddress, found: RouterList) -> dict[str, Any]:
     """Return the routers as a JSON object. Times are seconds since the epoch."""
     leader = found.leader
     return {
@@ -49,7 +46,7 @@ def routers_document(config: RouterConfig, found: RouterList) -> dict[str, Any]:
     }
 
 
-def routers_text(config: RouterConfig, found: RouterList, *, width: int | None = None) -> RenderableType:
+def routers_text(config: RegistryAddress, found: RouterList, *, width: int | None = None) -> Shown:
     """Return the routers as a table of the columns that fit; of all columns without a width."""
     if not found.routers:
         return f"no routers have joined namespace {config.namespace} at {mask_redis_url(config.redis_url)}"
@@ -74,7 +71,7 @@ def routers_text(config: RouterConfig, found: RouterList, *, width: int | None =
         ],
         width,
     )
-    lines: list[RenderableType] = [table]
+    lines: list[Shown] = [table]
     lines += [
         f"{printable(one.info.key)} cannot connect to replicas for reasons of its own: {printable(one.info.trouble)}"
         for one in found.routers

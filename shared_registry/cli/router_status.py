@@ -5,10 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from rich.console import Group, RenderableType
-from rich.table import Table
-from rich.text import Text
-
 from shared_registry.admin.durations import since
 from shared_registry.admin.observer import Overview
 from shared_registry.admin.summary import FleetCounts, Situation, Summary, summarize
@@ -16,6 +12,7 @@ from shared_registry.admin.troubles import trouble_of
 from shared_registry.cli.console import printable
 from shared_registry.cli.replica_filter import ReplicaFilter
 from shared_registry.cli.status import explained_replicas
+from shared_registry.cli.tables import Group, Shown, Text, facts_table
 
 
 def page_summary(page: Mapping[str, Any], overview: Overview) -> Summary:
@@ -50,15 +47,18 @@ def page_document(url: str, page: Mapping[str, Any], overview: Overview, chosen:
 
 def page_text(
     url: str, page: Mapping[str, Any], overview: Overview, chosen: ReplicaFilter, *, width: int | None
-) -> RenderableType:
+) -> Shown:
     """Return the status as text."""
     summary, leader = page_summary(page, overview), overview.leader
-    facts = Table.grid(padding=(0, 2))
-    facts.add_row("router", Text(printable(f"{page['router']} at {url}, {page['sessions']} sessions through it")))
-    facts.add_row("namespace", Text(printable(page["namespace"])))
-    facts.add_row("leader", Text(printable(f"{leader.router}, epoch {leader.epoch}" if leader else "none")))
-    facts.add_row("view", _view(page))
-    facts.add_row("writes", _writes(page))
+    facts = facts_table(
+        [
+            ("router", printable(f"{page['router']} at {url}, {page['sessions']} sessions through it")),
+            ("namespace", printable(page["namespace"])),
+            ("leader", printable(f"{leader.router}, epoch {leader.epoch}" if leader else "none")),
+            ("view", _view(page)),
+            ("writes", _writes(page)),
+        ]
+    )
     sentence = Text(printable(summary.text), f"bold {summary.level.value}")
     return Group(sentence, facts, *explained_replicas(overview, chosen, width=width))
 

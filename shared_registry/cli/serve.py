@@ -14,15 +14,14 @@ import typer
 
 from shared_registry.aio.stop_signals import ReloadRequest, StopRequest, ignore_for_good
 from shared_registry.aio.systemd import ServiceNotifier
+from shared_registry.cli.log_output import log_to_stderr, set_log_level
 from shared_registry.cli.options import (
     ConfigOption,
     JsonOption,
     NamespaceOption,
     RedisOption,
     given,
-    log_to_stderr,
     seconds_above_zero,
-    set_log_level,
 )
 from shared_registry.cli.serving_loop import serving_loop_factory
 from shared_registry.config import RouterConfig

@@ -7,28 +7,19 @@ import logging
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from shared_registry.admin.observer import Observer
-from shared_registry.cli.console import print_line
+from shared_registry.cli.console import print_json, print_line
 from shared_registry.cli.exit_codes import FOUND_WRONG
-from shared_registry.cli.options import (
-    ConfigOption,
-    JsonOption,
-    NamespaceOption,
-    RedisOption,
-    given,
-    log_to_stderr,
-    print_json,
-)
+from shared_registry.cli.log_output import log_to_stderr
+from shared_registry.cli.options import ConfigOption, JsonOption, NamespaceOption, RedisOption, given
+from shared_registry.cli.tables import Column, Table, print_shown
 from shared_registry.config import InvalidSettings, LoadedConfig, RouterConfig, load_yaml
 from shared_registry.errors import ConfigError, RegistryError
 from shared_registry.store.redis_url import mask_redis_url
-
-if TYPE_CHECKING:
-    from rich.table import Table
 
 commands = typer.Typer(no_args_is_help=True, help="Verify a router's YAML file, or show the settings in force.")
 
@@ -109,9 +100,7 @@ def show(
     if options.as_json:
         print_json(_document(loaded))
     else:
-        from shared_registry.cli.tables import new_console  # noqa: PLC0415  rich
-
-        new_console().print(_table(loaded))
+        print_shown(_table(loaded))
 
 
 async def _connect(config: RouterConfig) -> None:
@@ -129,16 +118,15 @@ def _document(loaded: LoadedConfig) -> dict[str, Any]:
 
 
 def _table(loaded: LoadedConfig) -> Table:
-    from rich.table import Table  # noqa: PLC0415
-    from rich.text import Text  # noqa: PLC0415  rich
-
-    table = Table(box=None, header_style="bold", pad_edge=False)
-    for heading in ("setting", "value", "from"):
-        table.add_column(heading, overflow="fold")
-    for name, value in loaded.config.shown().items():
-        lines = [_replica(one) for one in value] if name == "replicas" else [_text(value)]
-        table.add_row(name, Text("\n".join(lines) or "none"), Text(str(loaded.origins[name])))
-    return table
+    shown = loaded.config.shown()
+    values = ["\n".join(map(_replica, value)) if name == "replicas" else _text(value) for name, value in shown.items()]
+    return Table(
+        [
+            Column("setting", [*shown]),
+            Column("value", [value or "none" for value in values]),
+            Column("from", [str(loaded.origins[name]) for name in shown]),
+        ]
+    )
 
 
 def _replica(endpoint: dict[str, Any]) -> str:

@@ -6,10 +6,6 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Group, RenderableType
-from rich.table import Table
-from rich.text import Text
-
 from shared_registry.admin.durations import since
 from shared_registry.admin.observer import Overview
 from shared_registry.admin.troubles import trouble_of
@@ -18,7 +14,8 @@ from shared_registry.cli.console import duration, printable
 from shared_registry.cli.overview_document import overview_summary
 from shared_registry.cli.replica_filter import SHOW_ALL, ReplicaFilter
 from shared_registry.cli.replica_table import label_of, replica_table
-from shared_registry.config import RouterConfig
+from shared_registry.cli.tables import Group, Shown, Table, Text, facts_table
+from shared_registry.config.address import RegistryAddress
 from shared_registry.model import ReplicaRecord, ReplicaStatus, prober_of
 from shared_registry.store.redis_url import mask_redis_url
 
@@ -30,13 +27,13 @@ TROUBLES_SHOWN = 20
 
 
 def overview_text(
-    config: RouterConfig,
+    config: RegistryAddress,
     overview: Overview,
     chosen: ReplicaFilter = SHOW_ALL,
     *,
     width: int | None = None,
     away_seconds: float | None = None,
-) -> RenderableType:
+) -> Shown:
     """Return the status as text: a sentence, the facts, what is not well, and the table of replicas.
 
     Args:
@@ -48,11 +45,11 @@ def overview_text(
     """
     summary = overview_summary(overview, away_seconds)
     sentence = Text(printable(summary.text), f"bold {summary.level.value}")
-    parts: list[RenderableType] = [sentence, _facts(config, overview)]
+    parts: list[Shown] = [sentence, _facts(config, overview)]
     return Group(*parts, *explained_replicas(overview, chosen, width=width))
 
 
-def explained_replicas(overview: Overview, chosen: ReplicaFilter, *, width: int | None) -> list[RenderableType]:
+def explained_replicas(overview: Overview, chosen: ReplicaFilter, *, width: int | None) -> list[Shown]:
     """Return what is not well, and the table of replicas."""
     replicas = chosen.of(overview.replicas)
     parts = _troubles(overview, replicas, is_whole=chosen.only_unwell or chosen.is_wide)
@@ -65,28 +62,25 @@ def explained_replicas(overview: Overview, chosen: ReplicaFilter, *, width: int 
     return parts
 
 
-def _facts(config: RouterConfig, overview: Overview) -> Table:
+def _facts(config: RegistryAddress, overview: Overview) -> Table:
     head = overview.head
-    facts = Table.grid(padding=(0, 2))
-    facts.add_row("namespace", f"{config.namespace} at {mask_redis_url(config.redis_url)}")
+    facts: list[tuple[str, Text | str]] = [
+        ("namespace", f"{config.namespace} at {mask_redis_url(config.redis_url)}"),
+    ]
     if head.history_id is None:
-        facts.add_row("", "the namespace is empty: start a router, or check the url and the namespace")
-    facts.add_row("leader", _leader(overview))
-    facts.add_row("routers", _routers(overview))
+        facts.append(("", "the namespace is empty: start a router, or check the url and the namespace"))
+    facts += [("leader", _leader(overview)), ("routers", _routers(overview))]
     if overview.plan is not None:
-        facts.add_row("probing", Text(_shares(overview)))
-    facts.add_row("queue", _queue(overview))
+        facts.append(("probing", _shares(overview)))
+    facts.append(("queue", _queue(overview)))
     if overview.panic:
-        facts.add_row(
-            "panic",
-            Text(
-                f"{printable(overview.panic)}: sessions that find no free slot on a healthy replica use others", "red"
-            ),
-        )
+        words = f"{printable(overview.panic)}: sessions that find no free slot on a healthy replica use others"
+        facts.append(("panic", Text(words, "red")))
     for router, reason in overview.trouble.items():
-        facts.add_row("trouble", Text(f"{printable(router)} cannot connect to replicas: {printable(reason)}", "red"))
-    facts.add_row("revision", f"{head.revision} of history {head.history_id or '-'}")
-    return facts
+        words = f"{printable(router)} cannot connect to replicas: {printable(reason)}"
+        facts.append(("trouble", Text(words, "red")))
+    facts.append(("revision", f"{head.revision} of history {head.history_id or '-'}"))
+    return facts_table(facts)
 
 
 def _leader(overview: Overview) -> Text:
@@ -121,12 +115,12 @@ def _shares(overview: Overview) -> str:
     return f"shared: {', '.join(counts)}" if counts else "shared"
 
 
-def _troubles(overview: Overview, replicas: Sequence[ReplicaRecord], *, is_whole: bool) -> list[RenderableType]:
+def _troubles(overview: Overview, replicas: Sequence[ReplicaRecord], *, is_whole: bool) -> list[Shown]:
     """Return a line for each replica that is not well, those that concern most sessions first."""
     unwell = [(one, text) for one in replicas if (text := trouble_of(one, overview.at))]
     unwell.sort(key=lambda found: -found[0].in_flight)
     shown = unwell if is_whole else unwell[:TROUBLES_SHOWN]
-    lines: list[RenderableType] = []
+    lines: list[Shown] = []
     for one, text in shown:
         is_up = one.health.status is ReplicaStatus.HEALTHY
         lines.append(Text(printable(f"{label_of(one)}: {text}"), "yellow" if is_up else "red"))
@@ -135,7 +129,7 @@ def _troubles(overview: Overview, replicas: Sequence[ReplicaRecord], *, is_whole
     return lines
 
 
-def check_document(config: RouterConfig, violations: list[Violation]) -> dict[str, Any]:
+def check_document(config: RegistryAddress, violations: list[Violation]) -> dict[str, Any]:
     """Return the violations that a check found, as a JSON object."""
     return {
         **address_document(config),
@@ -144,7 +138,7 @@ def check_document(config: RouterConfig, violations: list[Violation]) -> dict[st
     }
 
 
-def check_lines(config: RouterConfig, violations: list[Violation]) -> list[str]:
+def check_lines(config: RegistryAddress, violations: list[Violation]) -> list[str]:
     """Return one line of text for each violation, or one line that says that there is none."""
     if not violations:
         return [f"namespace {config.namespace}: all invariants hold"]

@@ -1,42 +1,41 @@
-"""Tables, and the console for them.
+"""Texts and tables that commands print: plain lines into a file or a pipe, and drawn by rich on a terminal.
 
-It imports rich, which is slow to import and which `serve` does not need. Commands import it where they print a table.
+Rich is slow to import, so only a terminal imports it (see `drawing`). Plain lines are never folded or cut, because a
+program may read them.
 """
 
 from __future__ import annotations
 
-import errno
+import os
 import shutil
-from collections.abc import Sequence
-from dataclasses import dataclass
-
-from rich.cells import cell_len
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
+import sys
+from collections.abc import Iterator, Sequence
+from itertools import zip_longest
 
 TABLE_WIDTH = 250
 """The most columns of a table whose output is no terminal."""
 GAP = 2
+"""The spaces between two columns."""
 
 
-def output_width() -> int:
-    """Return the columns of the terminal, or those that `COLUMNS` says; a large number without a terminal."""
-    return shutil.get_terminal_size((TABLE_WIDTH, 24)).columns
+class Text:
+    """A text in one style.
+
+    Attributes:
+        plain: The text.
+        style: A style of rich, such as `bold red`; empty for none.
+    """
+
+    __slots__ = ("plain", "style")
+
+    def __init__(self, plain: str, style: str = "") -> None:
+        self.plain = plain
+        self.style = style
+
+    def __str__(self) -> str:
+        return self.plain
 
 
-def new_console(width: int | None = TABLE_WIDTH) -> Console:
-    """Return a console on standard output. If the width is `None`, it takes the terminal's width."""
-    return _Console(width=width, markup=False, emoji=False, highlight=False)
-
-
-class _Console(Console):
-    def on_broken_pipe(self) -> None:
-        """Raise the error of any write to a closed pipe: typer then ends the command. Rich would exit at once."""
-        raise BrokenPipeError(errno.EPIPE, "the reader of standard output has closed it")
-
-
-@dataclass(frozen=True, slots=True)
 class Column:
     """One column of a table.
 
@@ -48,15 +47,51 @@ class Column:
             each other; `None` is never left out.
     """
 
-    heading: str
-    cells: Sequence[Text | str]
-    is_number: bool = False
-    keep: int | None = None
+    __slots__ = ("cells", "heading", "is_number", "keep")
+
+    def __init__(
+        self, heading: str, cells: Sequence[Text | str], *, is_number: bool = False, keep: int | None = None
+    ) -> None:
+        self.heading = heading
+        self.cells = cells
+        self.is_number = is_number
+        self.keep = keep
 
     @property
     def width(self) -> int:
         """The columns of the terminal that it takes."""
-        return max(cell_len(str(one)) for one in (self.heading, *self.cells))
+        return max(text_width(line) for one in (self.heading, *self.cells) for line in str(one).split("\n"))
+
+
+class Table:
+    """A table.
+
+    Attributes:
+        columns: Its columns, all of the same length.
+        has_headings: Whether the first line has the headings.
+        may_fold: Whether a terminal that is too narrow shows a cell on several lines. Otherwise the terminal wraps
+            the lines, so that a url can be copied.
+    """
+
+    __slots__ = ("columns", "has_headings", "may_fold")
+
+    def __init__(self, columns: Sequence[Column], *, has_headings: bool = True, may_fold: bool = True) -> None:
+        self.columns = columns
+        self.has_headings = has_headings
+        self.may_fold = may_fold
+
+
+class Group:
+    """Several things, one below the other."""
+
+    __slots__ = ("parts",)
+
+    def __init__(self, *parts: Shown) -> None:
+        self.parts = parts
+
+
+Shown = str | Text | Table | Group
+"""What can be printed."""
 
 
 def fitted_table(columns: Sequence[Column], width: int | None) -> Table:
@@ -73,11 +108,69 @@ def fitted_table(columns: Sequence[Column], width: int | None) -> Table:
         if column.heading not in shown and width is not None and wider <= width:
             shown.add(column.heading)
             own_width = wider
-    # A table of its own width: what is still too long is wrapped by the terminal, and can be copied.
-    table = Table(box=None, header_style="bold", pad_edge=False, padding=(0, GAP, 0, 0), width=own_width)
-    fitting = [column for column in columns if column.heading in shown]
-    for one in fitting:
-        table.add_column(one.heading, justify="right" if one.is_number else "left", no_wrap=True)
-    for row in zip(*(one.cells for one in fitting), strict=True):
-        table.add_row(*row)
-    return table
+    return Table([column for column in columns if column.heading in shown], may_fold=False)
+
+
+def facts_table(facts: Sequence[tuple[str, Text | str]]) -> Table:
+    """Return a table of names and what each of them is, without headings."""
+    names = Column("", [name for name, _ in facts])
+    return Table([names, Column("", [fact for _, fact in facts])], has_headings=False)
+
+
+def output_width() -> int:
+    """Return the columns of the terminal, or those that `COLUMNS` says; a large number without a terminal."""
+    return shutil.get_terminal_size((TABLE_WIDTH, 24)).columns
+
+
+def is_drawn() -> bool:
+    """Return whether standard output is a terminal, or is treated as one because of `FORCE_COLOR`."""
+    return sys.stdout.isatty() or bool(os.environ.get("FORCE_COLOR"))
+
+
+def print_shown(shown: Shown) -> None:
+    """Print on standard output, and flush it.
+
+    Raises:
+        BrokenPipeError: The reader has closed the pipe; typer then ends the command.
+    """
+    if is_drawn():
+        from shared_registry.cli.drawing import draw  # noqa: PLC0415  rich
+
+        draw(shown)
+        return
+    sys.stdout.writelines(line + "\n" for line in lines_of(shown))
+    sys.stdout.flush()
+
+
+def lines_of(shown: Shown) -> Iterator[str]:
+    """Yield the plain lines."""
+    if isinstance(shown, Group):
+        for part in shown.parts:
+            yield from lines_of(part)
+    elif isinstance(shown, Table):
+        yield from _table_lines(shown)
+    else:
+        yield str(shown)
+
+
+def _table_lines(table: Table) -> Iterator[str]:
+    widths = [one.width for one in table.columns]
+    rows: list[tuple[Text | str, ...]] = list(zip(*(one.cells for one in table.columns), strict=True))
+    if table.has_headings:
+        rows.insert(0, tuple(one.heading for one in table.columns))
+    for row in rows:
+        for line in zip_longest(*(str(cell).split("\n") for cell in row), fillvalue=""):
+            cells = [
+                " " * (width - text_width(text)) + text if column.is_number else text + " " * (width - text_width(text))
+                for column, width, text in zip(table.columns, widths, line, strict=True)
+            ]
+            yield (" " * GAP).join(cells).rstrip()
+
+
+def text_width(text: str) -> int:
+    """Return the columns of the terminal that a text takes."""
+    if text.isascii():
+        return len(text)
+    from unicodedata import combining, east_asian_width  # noqa: PLC0415  names are ASCII nearly always
+
+    return sum(0 if combining(one) else 2 if east_asian_width(one) in "WF" else 1 for one in text)

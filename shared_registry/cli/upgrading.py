@@ -8,18 +8,10 @@ import typer
 
 from shared_registry.admin.operator import Operator, user_at_host
 from shared_registry.cli.access import address_document, operate
-from shared_registry.cli.console import print_line
+from shared_registry.cli.console import print_json, print_line
 from shared_registry.cli.exit_codes import FOUND_WRONG, OK
-from shared_registry.cli.options import (
-    ByOption,
-    ConfigOption,
-    JsonOption,
-    NamespaceOption,
-    RedisOption,
-    given,
-    log_to_stderr,
-    print_json,
-)
+from shared_registry.cli.log_output import log_to_stderr
+from shared_registry.cli.options import ByOption, ConfigOption, JsonOption, NamespaceOption, RedisOption, given
 from shared_registry.store.replies import Upgrade, UpgradeOutcome
 
 commands = typer.Typer()

@@ -8,13 +8,13 @@ import time
 
 from shared_registry.admin.observer import Observer
 from shared_registry.cli.access import unreachable
-from shared_registry.config import RouterConfig
+from shared_registry.config.address import RegistryAddress
 from shared_registry.errors import StoreUnavailable
 
 POLL_SECONDS = 0.2
 
 
-async def wait_ready(settings: RouterConfig, wanted: int, *, timeout_seconds: float) -> int:
+async def wait_ready(settings: RegistryAddress, wanted: int, *, timeout_seconds: float) -> int:
     """Wait until `wanted` replicas are ready, or until the timeout, and return the number of ready replicas.
 
     The number is read at least once. While Redis cannot be reached, it is tried again.

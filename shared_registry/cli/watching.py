@@ -9,49 +9,46 @@ import asyncio
 import re
 import sys
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
-from shared_registry.admin.observer import Observer, Overview
+from shared_registry.admin.observer import Observer
 from shared_registry.aio.stop_signals import until_stopped
 from shared_registry.cli.access import address_document, explained, observe
-from shared_registry.cli.console import print_line, printable
+from shared_registry.cli.console import print_json, print_line, printable
 from shared_registry.cli.event_filter import EventFilter, parse_age, parse_kinds
 from shared_registry.cli.event_lines import event_document, event_line
 from shared_registry.cli.exit_codes import FOUND_WRONG, OK, UNREACHABLE
+from shared_registry.cli.global_options import GlobalOptions
+from shared_registry.cli.log_output import log_to_stderr
 from shared_registry.cli.options import (
     ConfigOption,
-    GlobalOptions,
     JsonOption,
     NamespaceOption,
     RedisOption,
     SelectorOption,
     given,
     label_selector,
-    log_to_stderr,
-    print_json,
     seconds_above_zero,
 )
-from shared_registry.cli.overview_document import overview_document
+from shared_registry.cli.reading import WAITERS_SHOWN, show_leases, show_queue, show_removals, show_routers, show_status
 from shared_registry.cli.replica_filter import ReplicaFilter, SortField
 from shared_registry.cli.waiting import wait_ready
-from shared_registry.config import RouterConfig
+from shared_registry.config.address import RegistryAddress
 from shared_registry.errors import UsageError
 from shared_registry.model import Event, is_later
 from shared_registry.store.replica_fields import Document, documented
 from shared_registry.urls import canonical_url
 
 if TYPE_CHECKING:
-    from rich.console import RenderableType
+    pass
 
 T = TypeVar("T")
 C = TypeVar("C", bound=Callable[..., None])
 EVENTS_SHOWN = 20
-WAITERS_SHOWN = 20
 EVENTS_AT_ONCE = 500
 PAGE_SECONDS = 10.0
 MOST_EVENTS = 10_000
@@ -138,34 +135,20 @@ def status(
     if removed:
         if watch:
             raise UsageError("--removed: is a list of this moment; leave --watch out")
-        from shared_registry.cli.removal_list import removals_document, removals_text  # noqa: PLC0415  rich
-
-        _show(options, config, Observer.removals, removals_document, removals_text)
+        show_removals(options, config)
         return
     if watch:
-        from shared_registry.cli.live import watch_status  # noqa: PLC0415  rich
+        from shared_registry.cli.live import watch_status  # noqa: PLC0415
 
         log_to_stderr()
-        settings = options.load(config)
+        settings = options.address(config)
         with explained(settings):
             asyncio.run(
                 until_stopped(watch_status(settings, chosen, interval_seconds=interval or 1.0, as_json=options.as_json))
             )
         return
 
-    def text(settings: RouterConfig, overview: Overview) -> RenderableType:
-        from shared_registry.cli.status import overview_text  # noqa: PLC0415  rich
-        from shared_registry.cli.tables import output_width  # noqa: PLC0415  rich
-
-        return overview_text(settings, overview, chosen, width=output_width())
-
-    _show(
-        options,
-        config,
-        Observer.overview,
-        lambda settings, overview: overview_document(settings, overview, chosen),
-        text,
-    )
+    show_status(options, config, chosen)
 
 
 def _show_page(options: GlobalOptions, url: str, chosen: ReplicaFilter) -> None:
@@ -177,8 +160,8 @@ def _show_page(options: GlobalOptions, url: str, chosen: ReplicaFilter) -> None:
         pool_of,
         read_page,
     )
-    from shared_registry.cli.router_status import page_document, page_text  # noqa: PLC0415  rich
-    from shared_registry.cli.tables import new_console, output_width  # noqa: PLC0415  rich
+    from shared_registry.cli.router_status import page_document, page_text  # noqa: PLC0415
+    from shared_registry.cli.tables import output_width, print_shown  # noqa: PLC0415
 
     try:
         document = asyncio.run(read_page(url, timeout_seconds=PAGE_SECONDS))
@@ -188,31 +171,10 @@ def _show_page(options: GlobalOptions, url: str, chosen: ReplicaFilter) -> None:
             if options.as_json:
                 print_json(page_document(url, page, overview, chosen))
             else:
-                width = output_width()
-                new_console(width).print(page_text(url, page, overview, chosen, width=width), crop=False)
+                print_shown(page_text(url, page, overview, chosen, width=output_width()))
     except PageUnreadable as error:
         sys.stderr.write(f"error: {printable(str(error))}\n")
         raise typer.Exit(UNREACHABLE) from error
-
-
-def _show(
-    options: GlobalOptions,
-    config: Path | None,
-    read: Callable[[Observer], Awaitable[T]],
-    document: Callable[[RouterConfig, T], object],
-    text: Callable[[RouterConfig, T], RenderableType],
-) -> None:
-    """Read the registry once, and print the result as text or as JSON."""
-    log_to_stderr()
-    settings = options.load(config)
-    found = observe(settings, read)
-    if options.as_json:
-        print_json(document(settings, found))
-    else:
-        from shared_registry.cli.tables import new_console, output_width  # noqa: PLC0415  rich
-
-        shown = text(settings, found)
-        new_console(output_width()).print(shown, crop=False, soft_wrap=isinstance(shown, str))
 
 
 @commands.command(epilog="Examples: `shared-registry routers`; `shared-registry routers --json -n pool`")
@@ -237,16 +199,7 @@ def routers(
     was, how long ago it had finished a probe, and the longest delay of a scheduled probe since the heartbeat before.
     """
     options = given(context, redis, namespace, as_json=as_json)
-    from shared_registry.cli.router_list import routers_document, routers_text  # noqa: PLC0415  rich
-    from shared_registry.cli.tables import output_width  # noqa: PLC0415  rich
-
-    _show(
-        options,
-        config,
-        Observer.routers,
-        routers_document,
-        lambda settings, found: routers_text(settings, found, width=output_width()),
-    )
+    show_routers(options, config)
 
 
 @commands.command(epilog="Examples: `shared-registry leases`; `shared-registry leases --json -n pool`")
@@ -268,9 +221,7 @@ def leases(
     router whose version does not tell. Times are seconds since the epoch.
     """
     options = given(context, redis, namespace, as_json=as_json)
-    from shared_registry.cli.lease_list import leases_document, leases_text  # noqa: PLC0415  rich
-
-    _show(options, config, Observer.leases, leases_document, leases_text)
+    show_leases(options, config)
 
 
 @commands.command(epilog="Examples: `shared-registry queue`; `shared-registry queue --count 5 --json -n pool`")
@@ -294,9 +245,7 @@ def queue(
     seconds since the epoch on the Redis server's clock.
     """
     options = given(context, redis, namespace, as_json=as_json)
-    from shared_registry.cli.queue_list import queue_document, queue_text  # noqa: PLC0415  rich
-
-    _show(options, config, lambda observer: observer.queue(count), queue_document, queue_text)
+    show_queue(options, config, count)
 
 
 def _revision(text: str | None) -> str | None:
@@ -360,7 +309,7 @@ def events(
     """
     options = given(context, redis, namespace, as_json=as_json)
     log_to_stderr()
-    settings = options.load(config)
+    settings = options.address(config)
     if follow and after and count is not None:
         raise UsageError("--count: --after with --follow shows all events; leave this option out")
     if since and after:
@@ -434,8 +383,8 @@ async def _read_events(observer: Observer, asked: _Asked) -> list[Event]:
     return found if count is None else found[:count]
 
 
-async def _follow(settings: RouterConfig, asked: _Asked, show: Callable[[Event], None]) -> None:
-    from shared_registry.cli.live import follow_events  # noqa: PLC0415  rich
+async def _follow(settings: RegistryAddress, asked: _Asked, show: Callable[[Event], None]) -> None:
+    from shared_registry.cli.live import follow_events  # noqa: PLC0415
 
     async with Observer(settings) as observer:
         after = await asked.begin(observer)
@@ -475,7 +424,7 @@ def wait(
     """
     options = given(context, redis, namespace, as_json=as_json)
     log_to_stderr()
-    settings = options.load(config)
+    settings = options.address(config)
     begun = time.monotonic()
     found = asyncio.run(wait_ready(settings, ready, timeout_seconds=timeout))
     seconds = time.monotonic() - begun

@@ -11,7 +11,7 @@ from shared_registry.aio.process_channel import ProcessChannel
 from shared_registry.aio.stop_signals import ignore_for_good
 from shared_registry.api.address import admin_address
 from shared_registry.cli.exit_codes import OK, exit_code
-from shared_registry.cli.options import log_to_stderr, set_log_level
+from shared_registry.cli.log_output import log_to_stderr, set_log_level
 from shared_registry.cli.serving_loop import serving_loop_factory
 from shared_registry.errors import RegistryError
 from shared_registry.proxy import descriptors

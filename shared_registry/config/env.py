@@ -14,6 +14,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import fields
 
+from shared_registry.config.address import ENV_PREFIX as PREFIX
 from shared_registry.config.draft import ENDPOINT_KINDS, Draft, Origin, OriginKind, read_endpoints
 from shared_registry.config.json_text import read_json
 from shared_registry.config.problems import Problem, nearest
@@ -23,7 +24,6 @@ from shared_registry.model import ReplicaEndpoint
 
 logger = logging.getLogger(__name__)
 
-PREFIX = "SHARED_REGISTRY_"
 VARIABLES = {f"{PREFIX}{item.name.upper()}": item.name for item in fields(RouterConfig)}
 """Every variable that is read, and the name of its setting."""
 UNSET_BY_NONE = frozenset({"max_staleness_seconds", "panic_percent"})

@@ -7,6 +7,12 @@ from dataclasses import field
 from pydantic import ValidationInfo, field_validator
 from pydantic.dataclasses import dataclass
 
+from shared_registry.config.address import (
+    DEFAULT_NAMESPACE,
+    DEFAULT_REDIS_TIMEOUT_SECONDS,
+    DEFAULT_REDIS_URL,
+    DEFAULT_REFRESH_SECONDS,
+)
 from shared_registry.config.probe_rules import (
     ANY_SUCCESS,
     DEFAULT_PATH,
@@ -160,13 +166,13 @@ class RegistrySettings:
     """Whether the certificates of https replicas are verified. Without it, anybody on the path to a replica can read
     and change its sessions."""
 
-    redis_url: RedisUrl = "redis://127.0.0.1:6379/0"
+    redis_url: RedisUrl = DEFAULT_REDIS_URL
     """The Redis or Valkey that holds the shared state: `redis://`, `rediss://` (TLS), `valkey://`, `valkeys://`,
     `unix://`, `redis+sentinel://h1:p,h2:p/master/0` or `redis+cluster://h1:p,h2:p`, the last two also as `rediss+`. The
     page "Redis" (docs/redis.md) has the options. All routers of a registry must use the same Redis. A password in the
     url is masked wherever the config is shown."""
 
-    namespace: Namespace = "default"
+    namespace: Namespace = DEFAULT_NAMESPACE
     """Name of the registry in that Redis, one for each model or pool: 1 to 64 of `A-Z a-z 0-9 _ . -`. The namespace is
     the hash tag of every key, so one namespace is stored on one Cluster shard. Several namespaces spread over the
     shards."""
@@ -232,7 +238,7 @@ class RegistrySettings:
     of CPU each), which may use up `health_check_timeout_seconds` and time out healthy replicas. Each running probe
     takes a file descriptor."""
 
-    refresh_seconds: Period = 1.0
+    refresh_seconds: Period = DEFAULT_REFRESH_SECONDS
     """Seconds between two checks that this router's mirror still follows the shared state. It is also the shortest
     time between two reads of values that the event stream does not carry (latencies, in_flight). Changes themselves
     arrive at once; this setting limits how long a lost change goes unnoticed. Each check costs one small read."""
@@ -316,7 +322,7 @@ class RegistrySettings:
     cooldown off. A higher value spares sessions failed attempts. A lower value uses a replica with a short problem
     again sooner."""
 
-    redis_timeout_seconds: Period = 1.0
+    redis_timeout_seconds: Period = DEFAULT_REDIS_TIMEOUT_SECONDS
     """Seconds to wait for a connection to Redis, or for its response, before a call raises `StoreUnavailable`. A script
     takes well under a millisecond, so 1 s without a response means that Redis is stalled. The time in which a call is
     queued inside this process, or in which the event loop is blocked, does not count. With a lower value calls fail

@@ -65,7 +65,7 @@ class ReplicaConnection(asyncio.Protocol):
     """
 
     __slots__ = (
-        "_acknowledged",
+        "_acknowledged_at_first",
         "_active_at",
         "_answered",
         "_first_byte_seconds",
@@ -81,6 +81,8 @@ class ReplicaConnection(asyncio.Protocol):
         "_receiver",
         "_request",
         "_response",
+        "_sent_bytes",
+        "_sent_bytes_before",
         "_silence_seconds",
         "_socket",
         "_stuck_since",
@@ -117,7 +119,9 @@ class ReplicaConnection(asyncio.Protocol):
         self._stuck_since: float | None = None
         self._active_at = 0.0
         self._idle_since = 0.0
-        self._acknowledged: int | None = None
+        self._sent_bytes = 0
+        self._sent_bytes_before: int | None = None
+        self._acknowledged_at_first: int | None = None
 
     @classmethod
     async def open(
@@ -173,26 +177,25 @@ class ReplicaConnection(asyncio.Protocol):
         )
 
     @property
-    def is_after_void(self) -> bool:
-        """Whether the last response had no body by its nature.
+    def is_reusable(self) -> bool:
+        """Whether another exchange may follow at once.
 
-        If a replica sent a body nevertheless, a moment later, it would be taken for the response to a request that is
-        sent at once.
+        Not so after a response that has no body by its nature. If a replica sent a body nevertheless, a moment later,
+        it would be taken for the response to the next request.
         """
-        return self._response.is_void
+        return self.is_idle and not self._response.is_void
 
-    @property
-    def idle_seconds(self) -> float:
-        """How long ago the last exchange has ended."""
-        return self._loop.time() - self._idle_since
+    def is_fresh(self, longest_idle_seconds: float) -> bool:
+        """Return whether the connection can carry another exchange, and the last one has not ended long ago.
 
-    @property
-    def has_unread(self) -> bool:
-        """Whether the socket has data that was not requested, or the end of the connection, still to be read."""
+        If the socket has something still to be read, it is unrequested data or the end of the connection.
+        """
+        if not self.is_idle or self._loop.time() - self._idle_since >= longest_idle_seconds:
+            return False
         if self._poll is None:
             self._poll = select.poll()
             self._poll.register(self._transport.get_extra_info("socket"), select.POLLIN)
-        return bool(self._poll.poll(0))
+        return not self._poll.poll(0)
 
     async def exchange(self, request: Request, head: bytes, receiver: Receiver, *, is_upgrade: bool = False) -> None:
         """Send a request, and return when the response was received whole, or when the protocol was switched.
@@ -213,16 +216,26 @@ class ReplicaConnection(asyncio.Protocol):
         if self._lost is not None or self._transport.is_closing():
             self.has_received, self.is_unread = False, True
             raise self._lost or ReplicaClosed("it closed the connection")
-        self._answered = self._loop.create_future()
+        self._answered = answered = self._loop.create_future()
         self._receiver = receiver
         self._request = request
-        self._begin(request)
-        self._response.begin(receiver, is_head_request=request.method == "HEAD", is_upgrade=is_upgrade)
+        self.has_received = self.is_unread = self._is_request_complete = False
+        self._stuck_since = None
+        self._is_chunked = request.is_chunked
+        self._active_at = self._loop.time()
         if self.is_used and not self._is_tls and not request.is_harmless:
-            self._acknowledged = unread.acknowledged(self._socket)
+            self._sent_bytes_before = self._sent_bytes
+        else:
+            self._sent_bytes_before = None
+        self._response.begin(receiver, is_head_request=request.method == "HEAD", is_upgrade=is_upgrade)
         try:
-            self._open_with(head, request)
-            await self._answered
+            # The head is sent together with what was received of the body, because each write costs a system call.
+            self._opening = [head]
+            request.flow_to(self)
+            opening, self._opening = b"".join(self._opening), None
+            self._sent_bytes += len(opening)
+            self._transport.write(opening)
+            await answered
         except BaseException:
             self._response.may_carry_more = False
             self._transport.abort()
@@ -251,10 +264,7 @@ class ReplicaConnection(asyncio.Protocol):
 
     def send(self, data: bytes) -> None:
         """Send a piece of the request's body."""
-        if self._is_chunked:
-            self._write(b"%x\r\n" % len(data), data, b"\r\n")
-        else:
-            self._write(data)
+        self._write(b"%x\r\n%b\r\n" % (len(data), data) if self._is_chunked else data)
 
     def end_request(self) -> None:
         """End the request. From now on the time limit applies to the wait for the response."""
@@ -297,6 +307,8 @@ class ReplicaConnection(asyncio.Protocol):
         self._transport = cast("asyncio.Transport", transport)
         self._socket = transport.get_extra_info("socket")
         self._is_tls = transport.get_extra_info("ssl_object") is not None
+        if not self._is_tls:
+            self._acknowledged_at_first = unread.acknowledged(self._socket)
 
     def data_received(self, data: bytes) -> None:
         """Read a piece of the response, and pass it on."""
@@ -310,21 +322,21 @@ class ReplicaConnection(asyncio.Protocol):
             self.after_switch = response.feed(data)
             if self.after_switch is not None:
                 self._answered.set_result(None)
-                return
-            receiver.flush()
+            elif response.is_complete:
+                self._complete()
+            else:
+                receiver.flush()
         except Exception as error:  # noqa: BLE001  of the receiver, whatever it is
             self._fail(error)
             return
         if response.is_begun:
             self._active_at = self._loop.time()
-            if response.is_complete:
-                self._complete()
 
     def eof_received(self) -> bool:
         """End a body whose end is the end of the connection. Keep the connection if a reset may still follow."""
         if self._response.end_with_connection():
             self._complete()
-        if self._answered is None or self._answered.done() or self.has_received or self._acknowledged is None:
+        if self._answered is None or self._answered.done() or self.has_received or self._sent_bytes_before is None:
             return False
         self._wait_for_reset(self._loop.time() + unread.SECONDS)
         return True
@@ -333,7 +345,7 @@ class ReplicaConnection(asyncio.Protocol):
         """Record the end of the connection. An exchange under way has failed."""
         self._lost = ReplicaClosed(str(error) if error else "it closed the connection")
         self._lost.__cause__ = error
-        if isinstance(error, BrokenPipeError) and self._acknowledged is not None and not self.has_received:
+        if isinstance(error, BrokenPipeError) and self._sent_bytes_before is not None and not self.has_received:
             self._settle_unread()  # this error, and no other one, means that the end came before the reset
         self._fail(self._lost)
 
@@ -351,26 +363,12 @@ class ReplicaConnection(asyncio.Protocol):
 
     # Inside
 
-    def _begin(self, request: Request) -> None:
-        self.has_received = self.is_unread = False
-        self._acknowledged = None
-        self._is_chunked = request.is_chunked
-        self._is_request_complete = False
-        self._stuck_since = None
-        self._active_at = self._loop.time()
-
-    def _open_with(self, head: bytes, request: Request) -> None:
-        """Send the head together with what was received of the body, because each write costs a system call."""
-        self._opening = [head]
-        request.flow_to(self)
-        opening, self._opening = self._opening, None
-        self._transport.write(b"".join(opening))
-
-    def _write(self, *pieces: bytes) -> None:
+    def _write(self, data: bytes) -> None:
         if self._opening is not None:
-            self._opening += pieces
+            self._opening.append(data)
         elif self._lost is None:  # otherwise uvloop raises; the task learns of the loss in the next turn
-            self._transport.writelines(pieces)
+            self._sent_bytes += len(data)
+            self._transport.write(data)
 
     def _complete(self) -> None:
         if self._answered is not None and not self._answered.done():
@@ -379,7 +377,11 @@ class ReplicaConnection(asyncio.Protocol):
 
     def _settle_unread(self) -> bool:
         """Note whether the request was certainly not read. Return whether that is settled."""
-        is_received = unread.acknowledged(self._socket) != self._acknowledged
+        acknowledged = unread.acknowledged(self._socket)
+        if acknowledged is None or self._acknowledged_at_first is None or self._sent_bytes_before is None:
+            return True
+        # If less than what was sent before is acknowledged, it is unknown how much of this request has arrived.
+        is_received = acknowledged - self._acknowledged_at_first != self._sent_bytes_before
         self.is_unread = not is_received and unread.was_reset(self._socket)
         return is_received or self.is_unread
 

@@ -16,7 +16,6 @@ LONGEST_HEAD = 64 * 1024
 """The most bytes of a response's head, or of a body's framing between two pieces of it."""
 SWITCHING_PROTOCOLS = 101
 
-_FRAMING = frozenset({b"content-length", b"transfer-encoding"})
 _FIRST_BYTE = b"H"[0]
 _VERSIONS = frozenset({"1.0", "1.1"})
 
@@ -165,7 +164,17 @@ class ResponseReader:
         if name := malformed(self._fields):
             raise ReplicaBroke(f"the value of {name.decode()} has control characters")
         self._unread_bytes = 0
-        self._begin_response(status)
+        self.status = status
+        self.is_begun = True
+        named = dict(self._fields)
+        self._has_framing = b"content-length" in named or b"transfer-encoding" in named
+        if b"transfer-encoding" in named and not self._is_chunked():
+            raise ReplicaBroke("the transfer encoding of its response is not chunked")
+        self._receiver.begin(status, self._fields)
+        if self._is_head_request or status in WITHOUT_BODY:
+            self.is_void = self.is_complete = True
+            if not self._parser.should_keep_alive():
+                self.may_carry_more = False
 
     def on_body(self, body: bytes) -> None:
         """Pass on a piece of the body."""
@@ -190,19 +199,8 @@ class ResponseReader:
 
     # Inside
 
-    def _begin_response(self, status: int) -> None:
-        self.status = status
-        self.is_begun = True
-        self._has_framing = False
-        for name, value in self._fields:
-            if name == b"transfer-encoding" and value.lower() != b"chunked":
-                raise ReplicaBroke("the transfer encoding of its response is not chunked")
-            self._has_framing = self._has_framing or name in _FRAMING
-        self._receiver.begin(status, self._fields)
-        if self._is_head_request or status in WITHOUT_BODY:
-            self.is_void = self.is_complete = True
-            if not self._parser.should_keep_alive():
-                self.may_carry_more = False
+    def _is_chunked(self) -> bool:
+        return all(value.lower() == b"chunked" for name, value in self._fields if name == b"transfer-encoding")
 
     def _failure(self, error: httptools.HttpParserError) -> Exception | None:
         """Return what has failed when the parser has raised an error."""

@@ -29,6 +29,7 @@ class EventKind(enum.Enum):
     REPLICA_HANDED_BACK = "replica_handed_back"
     REPLICA_EJECTED = "replica_ejected"
     REPLICA_RETURNED = "replica_returned"
+    REPLICA_EXPIRED = "replica_expired"
     LEADER_ELECTED = "leader_elected"
     LEADER_RESIGNED = "leader_resigned"
     PLAN_CHANGED = "plan_changed"

@@ -37,10 +37,11 @@ class AdminState(enum.Enum):
 
 
 class Source(enum.Enum):
-    """The source of a replica's spec: a config file at a router's start, or an operator or a program on purpose."""
+    """The source of a replica's spec: a config file, an operator or a program on purpose, or an announcement."""
 
     SEED = "seed"
     EXPLICIT = "explicit"
+    ANNOUNCED = "announced"
 
 
 @dataclass(frozen=True)
@@ -139,6 +140,12 @@ class ReplicaRecord:
         ejected_until: Until when the replica takes no new sessions because sessions failed on it, although probes
             succeed; `None` if it is not ejected.
         ejections: How often it was ejected lately, on which the length of the next ejection depends.
+        owner: The name of the instance that announced it; empty if it was not announced, as the following.
+        instance: The id of that instance.
+        ttl_seconds: How long it stays in service without a heartbeat of that instance.
+        last_heartbeat_at: When the last one came, as of the last read of the whole record.
+        expired_at: When it was put out of service because none came; `None` if it was not.
+        withdrawn_at: When its instance withdrew it; `None` if it did not.
         revision: The id of the last event that changed its routing-relevant state.
         restored_from: The revision and the history as of which the record is known. Set if the replica was restored
             after a loss of history or seeded from a config file, and not changed on purpose since; otherwise empty.
@@ -163,6 +170,12 @@ class ReplicaRecord:
     slow_start_seconds: float | None = None
     ejected_until: float | None = None
     ejections: int = 0
+    owner: str = ""
+    instance: str = ""
+    ttl_seconds: float | None = None
+    last_heartbeat_at: float | None = None
+    expired_at: float | None = None
+    withdrawn_at: float | None = None
     revision: str = ORIGIN
     restored_from: str = ""
 
@@ -184,7 +197,7 @@ class ReplicaRecord:
         """Return the record after an event that carries `record`. An event carries no load, so the load is kept."""
         if not is_later(record.revision, self.revision):
             return self
-        return replace(record, in_flight=self.in_flight)
+        return replace(record, in_flight=self.in_flight, last_heartbeat_at=self.last_heartbeat_at)
 
     def after_read(self, record: ReplicaRecord) -> ReplicaRecord:
         """Return the record after a read of `record`, whose counters and load may be newer than its revision."""
@@ -276,7 +289,16 @@ class Removal(NamedTuple):
     Attributes:
         revision: The revision of the removal, or a later one.
         restored_from: See `ReplicaRecord`.
+        is_lasting: Whether an operator removed it. An announced replica that was withdrawn or expired may come back
+            at any time, so its removal is not restored after a loss of history.
     """
 
     revision: str
     restored_from: str = ""
+    is_lasting: bool = True
+
+    @classmethod
+    def of(cls, record: ReplicaRecord) -> Removal:
+        """Return the removal that the record of an event shows."""
+        has_left = record.expired_at is not None or record.withdrawn_at is not None
+        return cls(record.revision, record.restored_from, not has_left)

@@ -235,17 +235,20 @@ class Router:
     def _end_record(self, exchange: Exchange, task: asyncio.Task[None]) -> None:
         """Log and count a request. A task that was cancelled, and gave no other reason, ended with its connection."""
         self._tasks.discard(task)
-        if not task.cancelled():
-            exchange.note_end("router_failed")
-        else:
-            is_open = exchange.record is not None and exchange.record.status == SWITCHING_PROTOCOLS
-            ended: Ended = "router_stopped" if self.site.is_ending else "client_left"
-            exchange.note_end(ended, close_code=closing.LOST if is_open else None)
+        record = exchange.record
+        if record is not None and record.ended is None:
+            if not task.cancelled():
+                exchange.note_end("router_failed")
+            else:
+                ended: Ended = "router_stopped" if self.site.is_ending else "client_left"
+                is_open = record.status == SWITCHING_PROTOCOLS
+                exchange.note_end(ended, close_code=closing.LOST if is_open else None)
         self.site.end_record(exchange)
 
     async def _serve(self, exchange: Exchange) -> None:
         try:
-            await self._answer(exchange, normal_path(exchange.path))
+            path = exchange.path
+            await self._answer(exchange, path, normal_path(path))
         except asyncio.CancelledError:
             if exchange.refusal is None:
                 raise
@@ -257,7 +260,7 @@ class Router:
             exchange.note_end("router_failed", error="internal_error")
             exchange.refuse(error_answer(500, "internal_error", "the router failed; see its log"))
 
-    async def _answer(self, exchange: Exchange, path: bytes) -> None:
+    async def _answer(self, exchange: Exchange, raw_path: bytes, path: bytes) -> None:
         if self._cors is not None and self._cors.settles(exchange):
             return
         if self._keys is not None and (refusal := self._keys.refusal_of(exchange, path)) is not None:
@@ -268,9 +271,9 @@ class Router:
             if exchange.record is not None:
                 exchange.record.place = "page"
             exchange.answer(await self._pages.answer(page, exchange.method, is_websocket=exchange.is_handshake))
-        elif exchange.is_guest:
+        elif exchange.client.is_guest:
             exchange.answer(_NO_ROOM)
-        elif has_way_up(exchange.path):
+        elif has_way_up(raw_path):
             exchange.answer(_WAY_UP)
         elif exchange.is_too_large:
             exchange.refuse(TOO_LARGE)

@@ -130,6 +130,7 @@ class ClientConnection(asyncio.Protocol):
         is_trusted: Whether the connection came from one of them.
         scheme: "http" or "https".
         is_guest: Whether there is no room for this client; see `Acceptor`.
+        is_paused: Whether nothing is read from the client.
         loop: The event loop of the connection.
         tunnel: Ends the WebSocket session, if the connection carries one. Called with a close code and a reason.
     """
@@ -145,7 +146,6 @@ class ClientConnection(asyncio.Protocol):
         "_is_in_head",
         "_is_lingering",
         "_is_lost",
-        "_is_paused",
         "_is_refused",
         "_is_waiting_for_head",
         "_parser",
@@ -158,6 +158,7 @@ class ClientConnection(asyncio.Protocol):
         "_was_used",
         "address",
         "is_guest",
+        "is_paused",
         "is_trusted",
         "loop",
         "now",
@@ -190,7 +191,7 @@ class ClientConnection(asyncio.Protocol):
         self._is_waiting_for_head = True
         self._is_refused = False
         self._is_lingering = False
-        self._is_paused = False
+        self.is_paused = False
         self._is_held = False
         self._is_blocked = False
         self._was_used = False
@@ -241,7 +242,8 @@ class ClientConnection(asyncio.Protocol):
             return
         if self._is_waiting_for_head and not self._is_in_head and self._was_used:
             self._expect_nothing()  # bytes that begin no request, such as empty lines
-        self.update_reading()
+        if self._incoming is not None or len(self._queue) > 1:
+            self.update_reading()
 
     def eof_received(self) -> bool | None:
         """Close the connection: a client that sends no more is taken to have left."""
@@ -281,9 +283,9 @@ class ClientConnection(asyncio.Protocol):
 
     def on_headers_complete(self) -> None:
         """Stop the timer and begin the request, unless it is refused, or must be parsed again without its upgrade."""
-        if self._is_refused:
+        parser = self._parser
+        if self._is_refused or parser is None:
             raise _Unacceptable
-        parser = cast("httptools.HttpRequestParser", self._parser)
         self._is_waiting_for_head = self._is_in_head = False
         unread, self._unread_bytes = self._unread_bytes, 0
         if unread > PIECE_BYTES and self._is_head_too_long():
@@ -321,10 +323,10 @@ class ClientConnection(asyncio.Protocol):
     def on_message_complete(self) -> None:
         """End the request, unless it offers an upgrade. End the connection if it can carry no further request."""
         self._unread_bytes = 0
-        parser = cast("httptools.HttpRequestParser", self._parser)
-        if parser.should_upgrade() or self._incoming is None:
+        parser, exchange = self._parser, self._incoming
+        if parser is None or exchange is None or parser.should_upgrade():
             return
-        exchange, self._incoming = self._incoming, None
+        self._incoming = None
         if not parser.should_keep_alive():
             exchange.keep_alive = False  # a trailer may cause this as well; the parser reads nothing more then
         exchange.receive_end()
@@ -356,7 +358,8 @@ class ClientConnection(asyncio.Protocol):
             self._finish(exchange)
         else:
             self._expect_nothing()  # but the rest of the request's body, which is dropped
-        self.update_reading()
+        if self.is_paused or self._unparsed:
+            self.update_reading()
 
     def close(self) -> None:
         """Close the connection after everything that was written."""
@@ -391,9 +394,9 @@ class ClientConnection(asyncio.Protocol):
         if self._unparsed and not is_full:
             self.loop.call_soon(self._read_on)
             return
-        if is_full == self._is_paused or self._transport is None or self._transport.is_closing():
+        if is_full == self.is_paused or self._transport is None or self._transport.is_closing():
             return
-        self._is_paused = is_full
+        self.is_paused = is_full
         if is_full:
             self._transport.pause_reading()
         else:
@@ -448,7 +451,7 @@ class ClientConnection(asyncio.Protocol):
         if self._queue:
             self._queue[0].check(now)
         if self._is_waiting_for_head:
-            if now > self._deadline and not self._is_paused:
+            if now > self._deadline and not self.is_paused:
                 self._refuse(TOO_SLOW)
         elif not self._queue and now > self._deadline:
             self.close()
@@ -474,7 +477,7 @@ class ClientConnection(asyncio.Protocol):
 
     def _read(self, data: bytes) -> None:
         """Parse data piece by piece, until it is refused or so many requests are read ahead that the rest must wait."""
-        rest = memoryview(data)
+        rest: bytes | memoryview = data if len(data) <= PIECE_BYTES else memoryview(data)
         while rest and self._parser is not None and not self._is_refused:
             if len(self._queue) > MOST_PIPELINED:
                 self._unparsed = bytes(rest)
@@ -583,8 +586,8 @@ class ClientConnection(asyncio.Protocol):
         self._deadline = self.now() + LINGER_SECONDS
         if transport.can_write_eof():  # with TLS the client finds the end of the response by its length
             transport.write_eof()
-        if self._is_paused:
-            self._is_paused = False
+        if self.is_paused:
+            self.is_paused = False
             transport.resume_reading()
 
     def _expect_head(self) -> None:

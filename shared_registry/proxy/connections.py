@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import defaultdict
+from collections.abc import Callable
 from dataclasses import fields
 from urllib.parse import urlsplit
 
@@ -29,17 +30,26 @@ class ReplicaConnections:
         tls: The TLS settings of new connections.
     """
 
-    def __init__(self, config: RouterConfig, tls: TlsContexts, traffic: Traffic | None = None) -> None:
+    def __init__(
+        self,
+        config: RouterConfig,
+        tls: TlsContexts,
+        traffic: Traffic | None = None,
+        *,
+        make_room: Callable[[], None] = lambda: None,
+    ) -> None:
         """Open nothing yet.
 
         Args:
             config: The settings of connections.
             tls: The TLS settings of new connections.
             traffic: Counts how long it takes to connect.
+            make_room: Called before a connection is opened. It may close the idle connections.
         """
         self._config = config
         self._traffic = traffic or Traffic()
         self.tls = tls
+        self._make_room = make_room
         self._options = tcp.liveness_options(config.peer_timeout_seconds)
         self._idle: defaultdict[str, list[ReplicaConnection]] = defaultdict(list)
         self.idle_count = 0
@@ -59,14 +69,18 @@ class ReplicaConnections:
         Raises:
             NotReached: A new connection could not be opened.
         """
+        return self.take_idle(replica) or await self.open(replica)
+
+    def take_idle(self, replica: Replica) -> ReplicaConnection | None:
+        """Return the idle connection that was used last; `None` if there is none."""
         idle = self._idle.get(replica.key)
         while idle:
             connection = idle.pop()
             self.idle_count -= 1
-            if self._is_fresh(connection):
+            if connection.is_fresh(self._config.replica_idle_seconds):
                 return connection
             connection.abort()
-        return await self.open(replica)
+        return None
 
     async def open(self, replica: Replica) -> ReplicaConnection:
         """Return a new connection.
@@ -74,6 +88,7 @@ class ReplicaConnections:
         Raises:
             NotReached: It could not be opened.
         """
+        self._make_room()
         parts = urlsplit(replica.url)
         host, port = parts.hostname or "", parts.port or DEFAULT_PORTS[parts.scheme]
         seconds = self._config.connect_timeout_seconds
@@ -106,8 +121,7 @@ class ReplicaConnections:
 
     def give_back(self, replica: Replica, connection: ReplicaConnection) -> None:
         """Keep a connection after an exchange if it can carry another one; otherwise abort it."""
-        is_reusable = connection.is_idle and not connection.is_after_void
-        if is_reusable and connection.generation == self._generation:
+        if connection.is_reusable and connection.generation == self._generation:
             self._idle[replica.key].append(connection)
             self.idle_count += 1
         else:
@@ -116,9 +130,10 @@ class ReplicaConnections:
     async def sweep(self) -> None:
         """Close connections that have been idle for too long, periodically until cancelled."""
         while True:
-            await asyncio.sleep(self._config.replica_idle_seconds)
+            seconds = self._config.replica_idle_seconds
+            await asyncio.sleep(seconds)
             for key, connections in tuple(self._idle.items()):
-                fresh = [connection for connection in connections if self._is_fresh(connection)]
+                fresh = [connection for connection in connections if connection.is_fresh(seconds)]
                 self.idle_count -= len(connections) - len(fresh)
                 for connection in connections:
                     if connection not in fresh:
@@ -135,10 +150,6 @@ class ReplicaConnections:
                 connection.abort()
         self._idle.clear()
         self.idle_count = 0
-
-    def _is_fresh(self, connection: ReplicaConnection) -> bool:
-        is_young = connection.idle_seconds < self._config.replica_idle_seconds
-        return is_young and connection.is_idle and not connection.has_unread
 
 
 def _of_connections(config: RouterConfig) -> list[object]:

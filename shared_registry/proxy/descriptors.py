@@ -90,8 +90,12 @@ class Descriptors:
         self._note(used, room)
         return used <= room
 
-    def begin_session(self, sessions: int) -> None:
-        """Close the idle connections to replicas if a new session, counted in `sessions`, needs their descriptors."""
+    def make_room(self, sessions: int) -> None:
+        """Close the idle connections to replicas if a session that opens another one needs their descriptors.
+
+        Args:
+            sessions: The number of sessions under way, with this one.
+        """
         if self.clients is None or not (idle := self._idle()):
             return
         used = self.clients() + sessions + idle

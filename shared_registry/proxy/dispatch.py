@@ -10,7 +10,6 @@ from typing import Any, TypeVar
 from shared_registry.leases import OnPosition
 from shared_registry.model import Replica
 from shared_registry.probing.own_trouble import OwnTrouble
-from shared_registry.proxy.descriptors import Descriptors
 from shared_registry.proxy.exchange import Exchange
 from shared_registry.proxy.live_sessions import LiveSessions
 from shared_registry.proxy.outcomes import OutcomeReports
@@ -86,12 +85,10 @@ class Dispatcher:
         self,
         placement: SessionPlacement,
         reports: OutcomeReports,
-        descriptors: Descriptors,
         live: LiveSessions,
         traffic: Traffic,
     ) -> None:
         self._placement = placement
-        self._descriptors = descriptors
         self._reports = reports
         self._live = live
         self._traffic = traffic
@@ -128,15 +125,16 @@ class Dispatcher:
         deadline = placement.deadline()
         self._live.begin()
         try:
-            self._descriptors.begin_session(self._live.total)
             while len(tried) < MOST_TRIES:
                 try:
+                    if not placement.opening.is_open:
+                        await placement.opened(deadline, takes_slot=takes_slot)
                     slot: Slot = (
                         await placement.place(
                             key, exclude=tried, again_after=busy, deadline=deadline, on_position=on_position
                         )
                         if takes_slot
-                        else await placement.choose(key, exclude=tried, deadline=deadline)
+                        else placement.choose(key, exclude=tried)
                     )
                 except NoReplica as reason:
                     missing = reason
@@ -148,7 +146,8 @@ class Dispatcher:
                 except NotReached as error:
                     failure = error
                 finally:
-                    await slot.release()
+                    if takes_slot:
+                        await slot.release()
                 tried.append(slot)
                 cause = failure.cause
                 # A session that a panic sent to an unhealthy replica gets the refusal that it would have had.
@@ -163,10 +162,6 @@ class Dispatcher:
             raise Undeliverable(failures, missing)
         finally:
             self._live.end()
-
-    def connected(self, replica: Replica) -> None:
-        """Record that a replica was reached."""
-        self._reports.success(replica)
 
     async def _may_ask_again(self, tried: Sequence[Slot], deadline: float) -> bool:
         """Return whether a session may try the same replicas again, because they are busy and it may wait.

@@ -66,7 +66,8 @@ class Exchange:
         body_length: The announced length of the request's body, 0 without one; see `headers.CHUNKED`.
         has_body: Whether the request has a body.
         is_handshake: Whether the request is the handshake of a WebSocket.
-        is_guest: Whether there is no room for the client; see `Acceptor`.
+        client: The connection on which the request came.
+        is_chunked: Whether the request's body is sent in chunks.
         keep_alive: Whether the connection may carry another request after the response.
         is_received: Whether the request was received whole.
         is_begun: Whether the head of a response was sent. No other response can be sent then.
@@ -82,23 +83,23 @@ class Exchange:
     """
 
     __slots__ = (
-        "_client",
-        "_is_chunked",
         "_is_delimited",
         "_kept",
         "_more",
         "_most_kept",
         "_out",
         "_received_at",
+        "_sends_chunks",
         "_sink",
         "_was_asked",
         "body_length",
         "bytes_in",
         "bytes_out",
+        "client",
         "fields",
         "has_body",
         "is_begun",
-        "is_guest",
+        "is_chunked",
         "is_handshake",
         "is_over",
         "is_received",
@@ -140,37 +141,30 @@ class Exchange:
         self.bytes_in = self.bytes_out = 0
         self.body_length = body_length
         self.has_body = body_length != 0
+        self.is_chunked = body_length == headers.CHUNKED
         self.keep_alive = keep_alive
-        self.is_received = not self.has_body
-        self.is_begun = False
-        self.is_over = False
+        self.is_received = body_length == 0
+        self.is_begun = self.is_over = False
         self.refusal: Answer | None = None
-        self.is_guest = client.is_guest
         self.key_name: str | None = None
         self.rewrite: Callable[[Headers], Headers] | None = None
         self.task: asyncio.Task[None] | None = None
-        self._client = client
+        self.client = client
         self._sink: Sink | None = None
         self._kept: bytearray | None = bytearray()
         self._most_kept = KEPT_BYTES
         self._more: asyncio.Future[None] | None = None
-        self._received_at = 0.0
-        self._was_asked = False
-        self._is_chunked = False
+        self._received_at = now
+        self._was_asked = self._sends_chunks = False
         self._is_delimited = True
         self._out: list[bytes] = []
 
     # The request
 
     @property
-    def client(self) -> ClientConnection:
-        """The connection on which the request came."""
-        return self._client
-
-    @property
     def client_address(self) -> str | None:
         """The address of the client that sent the request, behind the trusted proxies; `None` if it has none."""
-        client = self._client
+        client = self.client
         return client.proxies.client_of(client.address, self.fields) if client.is_trusted else client.address
 
     @property
@@ -182,11 +176,6 @@ class Exchange:
     def query(self) -> bytes:
         """The query string, without the question mark."""
         return self.target.partition(b"?")[2]
-
-    @property
-    def is_chunked(self) -> bool:
-        """Whether the body is sent in chunks."""
-        return self.body_length == headers.CHUNKED
 
     @property
     def expects_continue(self) -> bool:
@@ -206,7 +195,7 @@ class Exchange:
     @property
     def is_too_large(self) -> bool:
         """Whether the request announces a body that is longer than the limit."""
-        return self.body_length > self._client.limits.body_bytes
+        return self.body_length > self.client.limits.body_bytes
 
     @property
     def is_harmless(self) -> bool:
@@ -229,10 +218,10 @@ class Exchange:
         """Take a piece of the request's body from the client."""
         if self.is_over or self.refusal is not None:
             return
-        self._received_at = self._client.now()
+        self._received_at = self.client.now()
         self._was_asked = True
         self.bytes_in += len(data)
-        if self.bytes_in > self._client.limits.body_bytes:
+        if self.bytes_in > self.client.limits.body_bytes:
             self._end_with(TOO_LARGE, "refused")
             return
         if self._sink is not None:
@@ -242,14 +231,16 @@ class Exchange:
                 self._kept += data
             else:
                 self._kept = None
-        self._wake()
+        if self._more is not None:
+            self._wake()
 
     def receive_end(self) -> None:
         """The request's body is complete."""
         self.is_received = True
         if self._sink is not None:
             self._sink.end_request()
-        self._wake()
+        if self._more is not None:
+            self._wake()
 
     async def look_ahead(self, most_bytes: int) -> AsyncGenerator[bytearray, None]:
         """Yield what was received of the body so far, each time that more has arrived. It is kept for the sink.
@@ -258,7 +249,7 @@ class Exchange:
             most_bytes: About how much to receive. The iteration ends there, or at the end of the body.
         """
         self._most_kept = most_bytes
-        self._received_at = self._client.now()
+        self._received_at = self.client.now()
         self._ask()
         seen = 0
         try:
@@ -270,7 +261,7 @@ class Exchange:
                     return
                 else:
                     self._more = asyncio.get_running_loop().create_future()
-                    self._client.update_reading()
+                    self.client.update_reading()
                     await self._more
         finally:
             self._more = None
@@ -279,46 +270,48 @@ class Exchange:
     def flow_to(self, sink: Sink) -> None:
         """Send the body to a sink from now on: first what is kept, from the beginning on."""
         self._sink = sink
-        self._received_at = self._client.now()
-        self._ask()
+        if not self.is_received:
+            self._received_at = self.client.now()
+            self._ask()
         if self._kept:
             sink.send(bytes(self._kept))
             if len(self._kept) > KEPT_BYTES:
                 self._kept = None
         if self.is_received:
             sink.end_request()
-        self._client.update_reading()
+        if self.client.is_paused:
+            self.client.update_reading()
 
     def _ask(self) -> None:
         """Tell a client that waits for it to send the body."""
         if not self._was_asked:
             self._was_asked = True
             if self.expects_continue and not self.is_received:
-                self._client.write(_CONTINUE)
+                self.client.write(_CONTINUE)
 
     def flow_nowhere(self) -> None:
         """Send the body to no sink any more, because the sink has ended."""
         self._sink = None
-        if self._client.is_held:
-            self._client.release()
+        if self.client.is_held:
+            self.client.release()
 
     def hold(self) -> None:
         """Read no more of the body, because the sink is full."""
-        self._client.hold()
+        self.client.hold()
 
     def release(self) -> None:
         """Read the body again."""
-        self._received_at = self._client.now()
-        self._client.release()
+        self._received_at = self.client.now()
+        self.client.release()
 
     def check(self, now: float) -> None:
         """Apply the time limits: of the whole, of a client that sends nothing of its body, and those of the sink."""
-        limits = self._client.limits
+        limits = self.client.limits
         if limits.total_seconds and now - self.started_at > limits.total_seconds and not self.is_handshake:
             self._end_with(_TOO_SLOW, "timed_out")
         elif self._sink is None and self._more is None:
             return
-        elif not self.is_received and not self._client.is_held and now - self._received_at > limits.silence_seconds:
+        elif not self.is_received and not self.client.is_held and now - self._received_at > limits.silence_seconds:
             self._end_with(_SILENT, "client_silent")
         elif self._sink is not None:
             self._sink.check(now)
@@ -327,7 +320,7 @@ class Exchange:
         """The client has left, or is to be disconnected: end the task that serves the request."""
         if self.task is None:
             self.note_end("not_begun")
-            self._client.site.end_record(self)
+            self.client.site.end_record(self)
         elif not self.is_over:
             self.task.cancel()
 
@@ -365,17 +358,17 @@ class Exchange:
         if self.rewrite is not None:
             fields = self.rewrite(fields)
         if (record := self.record) is not None:
-            record.answer(status, self._client.now())
-        head = [_STATUS_LINES[status], *[b": ".join(pair) for pair in fields], b"x-request-id: " + self.request_id]
+            record.answer(status, self.client.now())
+        head = [_STATUS_LINES[status], *map(b": ".join, fields), b"x-request-id: " + self.request_id]
         has_body = self.method != "HEAD" and status not in WITHOUT_BODY
         if has_body and b"content-length" not in dict(fields):
             if self.version == "1.0":
                 self._is_delimited = False
                 self.keep_alive = False
             else:
-                self._is_chunked = True
+                self._sends_chunks = True
                 head.append(b"transfer-encoding: chunked")
-        if self.is_held_back:
+        if not self.is_received and self.is_held_back:
             self.keep_alive = False
         if not self.keep_alive:
             head.append(b"connection: close")
@@ -387,7 +380,7 @@ class Exchange:
     def send(self, data: bytes) -> None:
         """Send a piece of the response's body. It is written by `flush()`."""
         self.bytes_out += len(data)
-        if self._is_chunked:
+        if self._sends_chunks:
             self._out += (b"%x\r\n" % len(data), data, b"\r\n")
         else:
             self._out.append(data)
@@ -395,20 +388,21 @@ class Exchange:
     def flush(self) -> None:
         """Write what was sent."""
         if self._out:
-            self._client.write_all(self._out)
+            self.client.write_all(self._out)
             self._out = []
 
     def end(self) -> None:
         """End the response."""
-        if self._is_chunked:
+        if self._sends_chunks:
             self._out.append(_LAST_CHUNK)
-        self.flush()
+        self.client.write_all(self._out)
+        self._out = []
         self.is_over = True
         if (record := self.record) is not None:
-            record.end("done", self._client.now())
+            record.end("done", self.client.now())
         self._sink = None
         self._kept = None
-        self._client.end_exchange(self)
+        self.client.end_exchange(self)
 
     def answer(self, answer: Answer) -> None:
         """Send the router's own response, unless another response has begun; that one is broken off."""
@@ -433,7 +427,7 @@ class Exchange:
         """
         self.is_over = True
         self._kept = None
-        self.fields = forwarding.about_client(self.fields) if self._client.is_trusted else ()
+        self.fields = forwarding.about_client(self.fields) if self.client.is_trusted else ()
 
     def refuse(self, answer: Answer) -> None:
         """Answer a request whose body may not have been received whole, and end the connection."""
@@ -442,13 +436,13 @@ class Exchange:
 
     def note_refusal(self, kind: str, reason: str) -> None:
         """Log or count that the router refuses this request."""
-        self._client.site.refusals.note(kind, reason, self.request_id, self._client.now())
+        self.client.site.refusals.note(kind, reason, self.request_id, self.client.now())
 
     def note_replica(self, replica: Replica, session: str | None) -> None:
         """Record that a replica is tried, for a session of that name."""
         if self.record is not None:
             self.record.session = session
-            self.record.try_replica(replica.url, self._client.now())
+            self.record.try_replica(replica.url, self.client.now())
 
     def note_reached(self) -> None:
         """Record that the replica was reached, and is going to be sent the request."""
@@ -478,12 +472,12 @@ class Exchange:
     def note_status(self, status: int) -> None:
         """Record the status that the client is sent by something else than `begin()`."""
         if self.record is not None:
-            self.record.answer(status, self._client.now())
+            self.record.answer(status, self.client.now())
 
     def note_end(self, ended: Ended, *, error: str | None = None, close_code: int | None = None) -> None:
         """Record why the request has ended, or is about to end. The first reason counts."""
         if self.record is not None:
-            self.record.end(ended, self._client.now(), error=error, close_code=close_code)
+            self.record.end(ended, self.client.now(), error=error, close_code=close_code)
 
     def break_off(self) -> None:
         """Close the connection without completing the response. Does nothing if the exchange is over."""
@@ -494,9 +488,9 @@ class Exchange:
         self._sink = None
         self.flush()
         if not self._is_delimited:  # a normal close would complete the response
-            self._client.reset()
+            self.client.reset()
         else:
-            self._client.close()
+            self.client.close()
 
     def for_replica(self, url: str) -> list[tuple[bytes, bytes]]:
         """Return the headers to send to the replica.
@@ -504,7 +498,7 @@ class Exchange:
         Args:
             url: The replica's url, whose host is named if the client has named none.
         """
-        client = self._client
+        client = self.client
         passed = headers.to_replica(
             self.fields, client=client.address, scheme=client.scheme, is_trusted=client.is_trusted
         )

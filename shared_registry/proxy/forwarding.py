@@ -99,20 +99,34 @@ def forwarded(
         scheme: The scheme of the connection: http, https, ws or wss.
         is_trusted: Whether that address is a trusted proxy's. Otherwise all that it says about this is dropped.
     """
-    told: list[tuple[bytes, bytes]] = []
+    own, host = _own(client, scheme), named.get(b"host")
     names = b":".join(named)
     if b"forwarded" in names or _REAL_IP in names:
         told = [pair for pair in passed if is_forwarding(pair[0])] if is_trusted else []
         passed = [pair for pair in passed if not is_forwarding(pair[0])]
-    own = _own(client, scheme)
-    passed += _added(told, own) if told else own
-    if host := dict(reversed(told)).get(_HOST) or named.get(b"host"):
+        if told:
+            return passed + _told_and_own(told, own, host=host, client=client)
+    passed += own
+    if host:
         passed.append((_HOST, host))
-    if told:
-        passed += [pair for pair in told if pair[0] not in _OWN]
-        if standard := [value for name, value in told if name == _STANDARD]:
-            passed.append((_STANDARD, b", ".join([*standard, _element(client, dict(own)[_PROTO])])))
     return passed
+
+
+def _told_and_own(
+    told: Sequence[tuple[bytes, bytes]],
+    own: Sequence[tuple[bytes, bytes]],
+    *,
+    host: bytes | None,
+    client: str | None,
+) -> list[tuple[bytes, bytes]]:
+    """Return what a trusted proxy says, with what the router itself adds."""
+    both = _added(told, own)
+    if host := dict(reversed(told)).get(_HOST) or host:
+        both.append((_HOST, host))
+    both += [pair for pair in told if pair[0] not in _OWN]
+    if standard := [value for name, value in told if name == _STANDARD]:
+        both.append((_STANDARD, b", ".join([*standard, _element(client, dict(own)[_PROTO])])))
+    return both
 
 
 @functools.lru_cache(KNOWN_ADDRESSES)

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import re
 import string
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
-from shared_registry.http1.fields import Headers, has_controls
+from shared_registry.http1.fields import WITHOUT_BODY, Headers, malformed
 from shared_registry.proxy.forwarding import forwarded, is_forwarding
 
 HOP_BY_HOP = frozenset(
@@ -38,7 +38,7 @@ Some servers take the other spellings for that of the id.
 """
 _NOT_TO_CLIENT = HOP_BY_HOP | {REQUEST_ID}
 """The router adds the request's id, so that the client finds the request in the logs of the router and the replica."""
-_LENGTH = frozenset({b"content-length"})
+_NOT_TO_CLIENT_WITHOUT_LENGTH = _NOT_TO_CLIENT | {b"content-length"}
 CHUNKED = -1
 """The length of a body that is sent in chunks."""
 _VERSIONS = frozenset({"1.0", "1.1"})
@@ -70,35 +70,43 @@ def body_length(headers: Headers, http_version: str) -> int:
     """
     if http_version not in _VERSIONS:
         raise AmbiguousRequest("its version must be HTTP/1.0 or HTTP/1.1")
-    names = [name for name, _ in headers]
-    _refuse_malformed(names, headers)
-    hosts = names.count(b"host")
-    if hosts > 1 or (not hosts and http_version != "1.0"):
+    named = dict(headers)
+    _refuse_malformed(named, headers)
+    is_each_once = len(named) == len(headers)
+    host = named.get(b"host")
+    if host is None:
+        if http_version != "1.0":
+            raise AmbiguousRequest("it must name one Host")
+    elif not is_each_once and len(_values(headers, b"host")) > 1:
         raise AmbiguousRequest("it must name one Host")
-    if hosts and not _HOST.fullmatch(_values(headers, b"host")[0]):
+    elif not _HOST.fullmatch(host):
         raise AmbiguousRequest("its Host is malformed")
-    if b"transfer-encoding" in names:
-        if b"content-length" in names:
-            raise AmbiguousRequest("it has both Content-Length and Transfer-Encoding")
-        encodings = [value.lower() for value in _values(headers, b"transfer-encoding")]
-        if encodings != [b"chunked"] or http_version == "1.0":
-            raise AmbiguousRequest("Transfer-Encoding must be chunked, in HTTP/1.1")
+    if b"transfer-encoding" in named:
+        _refuse_encoded(headers, named, http_version)
         return CHUNKED
-    if b"content-length" not in names:
+    length = named.get(b"content-length")
+    if length is None:
         return 0
-    lengths = _values(headers, b"content-length")
-    if len(lengths) > 1 or not _DIGITS.fullmatch(lengths[0]):
+    if not _DIGITS.fullmatch(length) or (not is_each_once and len(_values(headers, b"content-length")) > 1):
         raise AmbiguousRequest("Content-Length must be one decimal number")
-    return int(lengths[0])
+    return int(length)
 
 
-def _refuse_malformed(names: Sequence[bytes], headers: Headers) -> None:
-    joined = b":".join(names)
-    if joined.translate(None, _IN_NAMES) or b"" in names:
+def _refuse_encoded(headers: Headers, named: Mapping[bytes, bytes], http_version: str) -> None:
+    if b"content-length" in named:
+        raise AmbiguousRequest("it has both Content-Length and Transfer-Encoding")
+    encodings = [value.lower() for value in _values(headers, b"transfer-encoding")]
+    if encodings != [b"chunked"] or http_version == "1.0":
+        raise AmbiguousRequest("Transfer-Encoding must be chunked, in HTTP/1.1")
+
+
+def _refuse_malformed(named: Mapping[bytes, bytes], headers: Headers) -> None:
+    joined = b":".join(named)
+    if joined.translate(None, _IN_NAMES) or b"" in named:
         raise AmbiguousRequest("a header's name is malformed")
-    if has_controls([value for _, value in headers]):
+    if malformed(headers) is not None:
         raise AmbiguousRequest("the value of a header has control characters")
-    for name in names if b"_" in joined else ():
+    for name in named if b"_" in joined else ():
         if b"_" in name and ((plain := name.replace(b"_", b"-")) in _LOOKED_AT or is_forwarding(plain)):
             raise AmbiguousRequest(f"some servers take its header {name.decode('latin-1')} for one with hyphens")
 
@@ -109,7 +117,7 @@ def origin_form(target: bytes, headers: list[tuple[bytes, bytes]]) -> tuple[byte
     Raises:
         AmbiguousRequest: The target is neither a path, nor an http url, nor an asterisk.
     """
-    if not target.startswith(b"/") and target != b"*":
+    if target[:1] != b"/" and target != b"*":
         absolute = _ABSOLUTE.fullmatch(target)
         if absolute is None:
             raise AmbiguousRequest("its target must be a path or an http url")
@@ -117,7 +125,7 @@ def origin_form(target: bytes, headers: list[tuple[bytes, bytes]]) -> tuple[byte
         headers = [(b"host", absolute["authority"]), *others]
         target = absolute["rest"]
         target = target if target.startswith(b"/") else b"/" + target
-    return target.partition(b"#")[0], headers
+    return target.partition(b"#")[0] if b"#" in target else target, headers
 
 
 def is_websocket_handshake(headers: Headers, *, method: str, http_version: str) -> bool:
@@ -145,8 +153,7 @@ def to_replica(
         is_trusted: Whether the client is a trusted proxy.
     """
     named = dict(headers)
-    dropped = _dropped(headers, named, _NOT_TO_REPLICA)
-    passed = [pair for pair in headers if pair[0] not in dropped]
+    passed = _without(headers, named, _NOT_TO_REPLICA)
     passed = forwarded(passed, named, client=client, scheme=scheme, is_trusted=is_trusted)
     if b"transfer-encoding" in named:
         passed.append((b"transfer-encoding", b"chunked"))
@@ -156,20 +163,28 @@ def to_replica(
 def to_client(headers: Headers, *, status: int) -> list[tuple[bytes, bytes]]:
     """Return the headers of a response to send to the client, without the request's id."""
     named = dict(headers)
-    dropped = _dropped(headers, named, _NOT_TO_CLIENT)
     # A response of status 204 or 304 has no body, so a length would be wrong; chunks mark the end of a body themselves.
-    if status in (204, 304) or b"transfer-encoding" in named:
-        dropped |= _LENGTH
-    return [pair for pair in headers if pair[0] not in dropped]
+    has_length = status not in WITHOUT_BODY and b"transfer-encoding" not in named
+    return _without(headers, named, _NOT_TO_CLIENT if has_length else _NOT_TO_CLIENT_WITHOUT_LENGTH)
 
 
-def _dropped(headers: Headers, named: Mapping[bytes, bytes], always: frozenset[bytes]) -> frozenset[bytes]:
-    """Return `always`, and the names that `Connection` names. `named` has the last value of each header."""
+def _without(headers: Headers, named: Mapping[bytes, bytes], dropped: frozenset[bytes]) -> list[tuple[bytes, bytes]]:
+    """Return the headers but for those that are to be dropped, and those that `Connection` names.
+
+    Args:
+        headers: The headers.
+        named: The last value of each.
+        dropped: The names of those to be dropped.
+    """
+    is_each_once = len(named) == len(headers)
     connection = named.get(b"connection")
-    if connection is None or (connection.lower() in _NAMING_NOTHING and len(named) == len(headers)):
-        return always
-    tokens = _tokens(headers, b"connection")
-    return always if _NAMING_NOTHING.issuperset(tokens) else always | (set(tokens) - _NOT_TO_BE_NAMED)
+    if connection is not None and not (is_each_once and connection.lower() in _NAMING_NOTHING):
+        tokens = _tokens(headers, b"connection")
+        if not _NAMING_NOTHING.issuperset(tokens):
+            dropped |= set(tokens) - _NOT_TO_BE_NAMED
+    if dropped.isdisjoint(named):
+        return list(headers)
+    return [pair for pair in headers if pair[0] not in dropped]
 
 
 def _tokens(headers: Headers, name: bytes) -> list[bytes]:

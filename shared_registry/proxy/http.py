@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import math
 from collections.abc import Callable
-from typing import cast
 
 from shared_registry.config import RouterConfig
 from shared_registry.http1.connection import ReplicaSilent
@@ -57,11 +57,11 @@ class HttpProxy:
             takes_slot: Whether it needs a slot on its replica.
         """
         self._budget.request()
-        key = self._session_key.of_request(exchange.fields, exchange.query)
+        key = self._session_key.of_request(exchange.fields, exchange.query) if self._session_key.is_set else None
         try:
             await self._dispatcher.deliver(
                 key,
-                lambda slot: self._attempt(exchange, slot, key),
+                functools.partial(self._attempt, exchange, key),
                 exchange=exchange,
                 takes_slot=takes_slot,
                 on_position=exchange.note_position if exchange.is_traced else None,
@@ -76,19 +76,19 @@ class HttpProxy:
             exchange.note_end(_ended(error), error=None if exchange.is_begun else "worker_failed")
             exchange.answer(failure_of(error))
 
-    async def _attempt(self, exchange: Exchange, slot: Slot, key: str | None) -> None:
+    async def _attempt(self, exchange: Exchange, key: str | None, slot: Slot) -> None:
         """Send the request to the slot's replica and pass the response on. Report the outcome."""
         replica = slot.replica
-        if exchange.record is not None:
-            exchange.note_replica(replica, key)
+        exchange.note_replica(replica, key)
         fields = exchange.for_replica(replica.url)
         head = request_head(exchange.method, exchange.target, fields)
         while True:
             connection = await self._connections.take(replica)
-            self._dispatcher.connected(replica)
-            exchange.note_reached()
+            self._reports.success(replica)
+            if exchange.is_traced:
+                exchange.note_reached()
             try:
-                response = ResponseToClient(exchange, lambda: self._may_try_another(exchange, replica))
+                response = ResponseToClient(exchange, functools.partial(self._may_try_another, exchange, replica))
                 await self._placement.unless_lost(slot, connection.exchange(exchange, head, response))
             except (ReplicaBroke, ReplicaSilent) as error:
                 is_stale = connection.is_used and not connection.has_received and isinstance(error, ReplicaBroke)
@@ -97,7 +97,7 @@ class HttpProxy:
                 self._reports.broken(replica, str(error), client=_client_of(exchange, key))
                 raise
             self._connections.give_back(replica, connection)
-            status = cast("int", connection.status)
+            status = connection.status or 0
             client = _client_of(exchange, key) if status >= 500 else ""  # of no interest otherwise
             self._reports.responded(replica, status, client=client)
             return

@@ -16,30 +16,24 @@ class LiveSessions:
         """Start at 0. `whole` counts each session as well."""
         self.count = 0
         self._whole = whole
-        self._idle = asyncio.Event()
-        self._idle.set()
-
-    @property
-    def total(self) -> int:
-        """The number of sessions of the whole."""
-        return self.count if self._whole is None else self._whole.count
+        self._idle: asyncio.Event | None = None
 
     def begin(self) -> None:
         """Count a session until `end()`."""
         self.count += 1
-        if self.count == 1:
-            self._idle.clear()
         if self._whole is not None:
-            self._whole.begin()
+            self._whole.count += 1
 
     def end(self) -> None:
         """End a session."""
         self.count -= 1
-        if not self.count:
-            self._idle.set()
         if self._whole is not None:
             self._whole.end()
+        if not self.count and self._idle is not None:
+            self._idle.set()
 
     async def until_idle(self) -> None:
         """Wait until no session is under way."""
-        await self._idle.wait()
+        while self.count:
+            self._idle = asyncio.Event()
+            await self._idle.wait()

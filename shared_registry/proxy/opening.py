@@ -17,20 +17,20 @@ class Opening:
     It opens once its view is loaded and has a healthy replica, or has a status other than unknown for every active
     replica. `HOLD_SECONDS` after the start a loaded view is enough. If the view is not loaded by then, sessions that
     may not wait are refused, and the others are held until their deadlines.
+
+    Attributes:
+        is_open: Whether sessions are placed without being held.
     """
 
     def __init__(self, registry: SharedReplicaRegistry) -> None:
         self._registry = registry
+        self.is_open = False
         self._opened = asyncio.Event()
         self._held_until = 0.0
 
-    @property
-    def is_open(self) -> bool:
-        """Whether sessions are placed without being held."""
-        return self._opened.is_set()
-
     def begin(self) -> None:
         """Hold sessions from now on. Called when the router starts."""
+        self.is_open = False
         self._opened.clear()
         self._held_until = asyncio.get_running_loop().time() + HOLD_SECONDS
 
@@ -38,10 +38,11 @@ class Opening:
         """Wait for the conditions, then open. The registry must be started."""
         left = self._held_until - asyncio.get_running_loop().time()
         await self._registry.wait_judged(timeout_seconds=max(0.0, left))
-        self._opened.set()
+        self.end()
 
     def end(self) -> None:
         """Open at once, and release all held sessions."""
+        self.is_open = True
         self._opened.set()
 
     async def wait(self, deadline: float) -> None:
@@ -51,7 +52,7 @@ class Opening:
             deadline: The time, on the event loop's clock, until which the session may wait. The later of the two
                 times ends the wait.
         """
-        if self._opened.is_set():
+        if self.is_open:
             return
         until = max(self._held_until, deadline)
         if until > asyncio.get_running_loop().time():

@@ -55,7 +55,7 @@ class OutcomeReports:
 
         Other successes change nothing, and are not reported.
         """
-        if replica.key in self._failed or self._registry.counts_success(replica):
+        if replica.record.key in self._failed or self._registry.counts_success(replica):
             self._failed.discard(replica.key)
             self._add(_Outcome(replica))
 
@@ -77,8 +77,8 @@ class OutcomeReports:
         """Queue the report of a complete response with this status, if it changes anything."""
         if status >= 500 and status not in NO_FAILURES:
             self.broken(replica, f"HTTP {status}", client=client, cause="status")
-        elif status not in BUSY:
-            self.completed(replica)
+        elif status not in BUSY and self._registry.counts_success(replica):
+            self._add(_Outcome(replica, is_connected=True))
 
     async def run(self) -> None:
         """Report the queued outcomes one after the other until cancelled."""

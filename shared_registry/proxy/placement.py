@@ -73,7 +73,11 @@ Slot = Lease | Unleased
 
 
 class SessionPlacement:
-    """Acquires leases for sessions, and ends sessions whose replica is lost if `on_lost` says so."""
+    """Acquires leases for sessions, and ends sessions whose replica is lost if `on_lost` says so.
+
+    Attributes:
+        opening: Holds sessions until the router has opened.
+    """
 
     def __init__(self, registry: SharedReplicaRegistry, opening: Opening, traffic: Traffic) -> None:
         """Create the placement. Until `configure()`, sessions do not wait, and are kept when their replica is lost.
@@ -86,7 +90,7 @@ class SessionPlacement:
         self._registry = registry
         self._traffic = traffic
         self._placements = traffic.placements
-        self._opening = opening
+        self.opening = opening
         self._on_lost: OnLost = "keep"
         self._queue_timeout_seconds = 0.0
         self._asking: set[asyncio.Timeout] = set()
@@ -111,12 +115,12 @@ class SessionPlacement:
     @property
     def may_wait(self) -> bool:
         """Whether a new session may have to wait, for a slot or until the router opens."""
-        return self._queue_timeout_seconds > 0 or not self._opening.is_open
+        return self._queue_timeout_seconds > 0 or not self.opening.is_open
 
     def stop_waiting(self) -> None:
         """End all waits, now and later, with `NoReplica.is_stopping`. Sessions that have a slot continue."""
         self._is_stopping = True
-        self._opening.end()
+        self.opening.end()
         for scope in tuple(self._asking):
             scope.reschedule(0.0)
 
@@ -136,26 +140,33 @@ class SessionPlacement:
         """Return whether a session for which a replica is too busy can be placed again, there or elsewhere."""
         return self._queue_timeout_seconds > 0 or self.has_another(replica)
 
-    async def choose(self, key: str | None, *, exclude: Collection[Slot], deadline: float) -> Unleased:
+    def choose(self, key: str | None, *, exclude: Collection[Slot]) -> Unleased:
         """Return a healthy replica for a request that needs no slot, by the router's policy and without Redis.
 
         Args:
             key: The session's name, which the policy `hash` uses.
             exclude: The replicas that were tried without success.
-            deadline: The time until which to wait while the router starts.
 
         Raises:
             NoReplica: No replica is healthy.
         """
-        if not self._opening.is_open:
-            await self._opening.wait(deadline)
         try:
-            replica = self._registry.select(key=key, exclude=[one.replica for one in exclude])
+            replica = self._registry.select(key=key, exclude=[one.replica for one in exclude] if exclude else ())
         except RegistryError as error:
             raise NoReplica(str(error)) from error
         if replica is None:
             raise NoReplica("no replica is healthy")
         return Unleased(replica)
+
+    async def opened(self, deadline: float, *, takes_slot: bool) -> None:
+        """Hold a session until the router has opened, or until it may wait no longer.
+
+        Raises:
+            NoReplica: The session needs a slot, and the router stops.
+        """
+        await self.opening.wait(deadline)
+        if self._is_stopping and takes_slot:
+            raise NoReplica("this router stops", is_stopping=True)
 
     async def place(
         self,
@@ -178,10 +189,6 @@ class SessionPlacement:
         Raises:
             NoReplica: No replica can take the session.
         """
-        if not self._opening.is_open:
-            await self._opening.wait(deadline)
-            if self._is_stopping:
-                raise NoReplica("this router stops", is_stopping=True)
         try:
             if deadline and not self._is_stopping and (seconds := deadline - asyncio.get_running_loop().time()) > 0:
                 return await self._acquire(key, exclude, again_after, seconds, on_position)

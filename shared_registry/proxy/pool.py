@@ -69,14 +69,16 @@ class Pool:
         self.name = name
         self.registry = SharedReplicaRegistry(config, health_checks=False, url=url)
         self.traffic = Traffic()
-        self.connections = ReplicaConnections(config, TlsContexts(config), self.traffic)
+        self.connections = ReplicaConnections(
+            config, TlsContexts(config), self.traffic, make_room=lambda: descriptors.make_room(live.count)
+        )
         self._url = url
         self._live = LiveSessions(live)
         self._stopping = asyncio.Event()
         self._reports = OutcomeReports(self.registry, self.traffic)
         self._opening = Opening(self.registry)
         self._placement = SessionPlacement(self.registry, self._opening, self.traffic)
-        self._dispatcher = Dispatcher(self._placement, self._reports, descriptors, self._live, self.traffic)
+        self._dispatcher = Dispatcher(self._placement, self._reports, self._live, self.traffic)
         self._replicas = Remembered(functools.partial(replicas_json, self.registry), seconds=0.0)
         self._depth = Remembered(self.registry.queue_depth, seconds=config.refresh_seconds)
         self._configure(config)

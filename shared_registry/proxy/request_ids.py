@@ -27,9 +27,10 @@ class RequestIds:
         Args:
             fields: The request's headers, with names in lower case.
         """
-        found = [value for name, value in fields if name == REQUEST_ID]
-        if len(found) == 1 and _WELL_FORMED.fullmatch(found[0]):
-            return found[0]
+        if REQUEST_ID in dict(fields):
+            found = [value for name, value in fields if name == REQUEST_ID]
+            if len(found) == 1 and _WELL_FORMED.fullmatch(found[0]):
+                return found[0]
         return self.new()
 
     def new(self) -> bytes:

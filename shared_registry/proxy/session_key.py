@@ -15,10 +15,15 @@ MOST_PARAMETERS = 1000
 
 
 class SessionKey:
-    """Finds the key of a session, at the place that the setting `session_key` names. Without a place it finds none."""
+    """Finds the key of a session, at the place that the setting `session_key` names. Without a place it finds none.
+
+    Attributes:
+        is_set: Whether there is a place.
+    """
 
     def __init__(self, place: str | None) -> None:
         self._place = None if place is None else SessionKeyPlace.parse(place)
+        self.is_set = place is not None
 
     @property
     def is_in_first_frame(self) -> bool:

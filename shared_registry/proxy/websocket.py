@@ -138,7 +138,7 @@ class WebSocketProxy:
         connection, handshake = await self._connect(exchange, client, replica, name)
         if connection.status != SWITCHING_PROTOCOLS:
             return None
-        self._dispatcher.connected(replica)
+        self._reports.success(replica)
         trial: Trial | None = None
         if self._placement.may_go_elsewhere(replica):
             trial = await self._try_out(client, slot, connection, handshake)

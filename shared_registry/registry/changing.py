@@ -80,7 +80,7 @@ class RegistryChanges(RegistryState):
 
         For callers that report outcomes of many sessions. A success counts only after a failure.
         """
-        return self._outcomes.is_in_trouble or self._outcomes.counts_success(replica.key)
+        return self._outcomes.counts_success(replica.record.key)
 
     async def register(self, endpoint: ReplicaEndpoint | str, *, by: str = "", **attributes: Any) -> Replica:
         """Register a replica, or change the spec of a registered one. Its health and load stay.

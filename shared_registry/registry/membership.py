@@ -21,6 +21,9 @@ logger = logging.getLogger(__name__)
 
 
 DRAINS_AT_ONCE = 5
+ANNOUNCED_SECONDS = 1.0
+"""The longest time between heartbeats while replicas are announced. See ANNOUNCEMENTS_GAP_MS in heartbeat.lua."""
+SHORTEST_SECONDS = 0.05
 
 
 class Membership:
@@ -123,7 +126,7 @@ class Membership:
         while True:
             try:
                 heartbeat = await self.heartbeat()
-                pause = 0.0 if heartbeat.is_partial else self._heartbeat_seconds
+                pause = 0.0 if heartbeat.is_partial else self._pause(heartbeat.next_expiry_seconds)
                 next_heartbeat_at = self._clock.monotonic() + pause
                 await self._reap(heartbeat.expired, until=next_heartbeat_at)
             except StoreError as error:
@@ -137,6 +140,16 @@ class Membership:
                 self._is_in_trouble = False
                 self._backoff.reset()
                 await wait_until(self._clock, next_heartbeat_at, self._probers.is_changed)
+
+    def _pause(self, next_expiry_seconds: float | None) -> float:
+        """Return the time until the next heartbeat.
+
+        Announced replicas expire by heartbeats, so one comes when the next may. Gaps between heartbeats of all routers
+        that are much longer than `ANNOUNCED_SECONDS` count as an outage, in which no replica expires.
+        """
+        if next_expiry_seconds is None:
+            return self._heartbeat_seconds
+        return min(self._heartbeat_seconds, ANNOUNCED_SECONDS, max(next_expiry_seconds, SHORTEST_SECONDS))
 
     async def _reap(self, expired: Sequence[str], *, until: float) -> None:
         """Reap expired routers until the next heartbeat is due. Its reply names the remaining ones.

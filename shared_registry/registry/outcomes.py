@@ -173,8 +173,9 @@ class Outcomes:
             await self._record(result, thresholds, is_passive=True, sessions=sessions)
 
     def counts_success(self, key: str) -> bool:
-        """Return whether a success of a session would change anything."""
-        return key in self._lasting or key in self._unreached
+        """Return whether a success of a session would change anything; it may also end this router's own trouble."""
+        is_counted = key in self._unreached or key in self._lasting.awaited or key in self._lasting.unreported
+        return is_counted or self._trouble_log.is_on
 
     def notice(self, events: Sequence[Event]) -> None:
         """Learn of failures on other routers. For `Mirror.subscribed`."""
@@ -231,40 +232,39 @@ class Outcomes:
 class _LastingFailures:
     """Failures of connected sessions in a row on this router, by canonical url, and which of them to report when.
 
-    A replica is in it while a success on it would change anything.
+    Attributes:
+        unreported: The failures that were not reported yet.
+        awaited: The replicas whose next success is to be reported.
     """
 
     def __init__(self) -> None:
-        self._unreported: dict[str, ConnectedSessions] = {}
+        self.unreported: dict[str, ConnectedSessions] = {}
         self._reported_at: dict[str, float] = {}
-        self._awaited: set[str] = set()
-
-    def __contains__(self, key: str) -> bool:
-        return key in self._awaited or key in self._unreported
+        self.awaited: set[str] = set()
 
     def expect_success(self, key: str) -> None:
         """Report the next success on a replica, because some router has reported a failure."""
-        self._awaited.add(key)
+        self.awaited.add(key)
 
     def add(self, key: str, client: str, *, now: float) -> ConnectedSessions | None:
         """Count a failure. Return what to report; `None` within a second of the last report."""
-        before = self._unreported.get(key)
+        before = self.unreported.get(key)
         if before is not None:
             client = client if client == before.client else SEVERAL_CLIENTS
         sessions = ConnectedSessions(1 if before is None else before.failures + 1, client)
         if now - self._reported_at.get(key, -math.inf) < REPORT_SECONDS:
-            self._unreported[key] = sessions
+            self.unreported[key] = sessions
             return None
-        self._unreported.pop(key, None)
+        self.unreported.pop(key, None)
         self._reported_at = {one: at for one, at in self._reported_at.items() if now - at < REPORT_SECONDS}
         self._reported_at[key] = now
-        self._awaited.add(key)
+        self.awaited.add(key)
         return sessions
 
     def end(self, key: str) -> ConnectedSessions | None:
         """Forget the failures after a success. Return what to report; `None` if no failure was reported."""
-        self._unreported.pop(key, None)
-        if key not in self._awaited:
+        self.unreported.pop(key, None)
+        if key not in self.awaited:
             return None
-        self._awaited.discard(key)
+        self.awaited.discard(key)
         return ConnectedSessions(0)

@@ -13,7 +13,7 @@ from shared_registry.admin.inspector import Inspector
 from shared_registry.aio.backoff import Backoff
 from shared_registry.aio.clock import Clock
 from shared_registry.config import RouterConfig
-from shared_registry.errors import KeyConflict, StoreError
+from shared_registry.errors import KeyConflict, ReplicaClaimed, StoreError
 from shared_registry.model import ReplicaEndpoint, ReplicaRecord, Source
 from shared_registry.store.answers import new_token
 from shared_registry.store.commands import Store
@@ -82,7 +82,14 @@ class Seeding:
             differences = _differences(known.endpoint, endpoint) if known else []
             if known is None or differences:
                 try:
-                    await self._store.register(key, endpoint, mode=Source.SEED, request=new_token(), by="config")
+                    events = await self._store.register(
+                        key, endpoint, mode=Source.SEED, request=new_token(), by="config"
+                    )
+                    if events:
+                        removed.pop(key, None)  # an announced replica was here, which has left
+                except ReplicaClaimed as error:
+                    notices.append(f"replica {key} is not as configured: {error}")
+                    continue
                 except KeyConflict as error:
                     if str(self._keys.replica(key)) not in str(error):
                         raise

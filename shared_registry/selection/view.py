@@ -6,6 +6,7 @@ policy reads one attribute.
 
 from __future__ import annotations
 
+import collections
 import difflib
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping
@@ -27,6 +28,8 @@ from shared_registry.selection import Panic, Selection, find_panic
 from shared_registry.urls import canonical_url
 
 _NOT_REMOVED = Removal(ORIGIN)
+DEPARTED_AT_MOST = 1000
+"""How many removals of announced replicas that left by themselves are remembered."""
 Preferring = Callable[[Iterable[Replica]], tuple[Replica, ...]]
 
 
@@ -73,6 +76,7 @@ class View:
         self.first: Replica | None = None
         self.preference: tuple[Replica, ...] = ()
         self.removed: dict[str, Removal] = {}
+        self._departed: collections.deque[str] = collections.deque()
         self._policy = policy
         self._replicas: dict[str, Replica] = {}
         self._ordered: tuple[Replica, ...] = ()
@@ -263,11 +267,21 @@ class View:
     def _remove(self, replica: Replica | None, record: ReplicaRecord) -> None:
         if replica is None:
             if is_later(record.revision, self.removed.get(record.key, _NOT_REMOVED).revision):
-                self.removed[record.key] = Removal(record.revision, record.restored_from)
+                self._note_removal(record)
         elif is_later(record.revision, replica.record.revision):
             self._drop(record.key)
             replica.record = record
-            self.removed[record.key] = Removal(record.revision, record.restored_from)
+            self._note_removal(record)
+
+    def _note_removal(self, record: ReplicaRecord) -> None:
+        """Remember a removal. Of those that do not last only the latest are remembered: pods come and go."""
+        removal = self.removed[record.key] = Removal.of(record)
+        if not removal.is_lasting:
+            self._departed.append(record.key)
+            if len(self._departed) > DEPARTED_AT_MOST:
+                oldest = self._departed.popleft()
+                if oldest in self.removed and not self.removed[oldest].is_lasting and oldest not in self._departed:
+                    del self.removed[oldest]
 
     def _set(self, replica: Replica, record: ReplicaRecord) -> None:
         self._is_sorted = self._is_sorted and record.endpoint.order == replica.record.endpoint.order

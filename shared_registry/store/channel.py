@@ -66,8 +66,12 @@ class Channel:
         self._key = keys.meta
         self._timeout_seconds = timeout_seconds
         self._failover = failover or Failover()
-        self._scripts = scripts()
         self._calls = ScriptCalls(client)
+
+    @functools.cached_property
+    def _scripts(self) -> Mapping[str, Script]:
+        """The commands; read when the first is called, which a reader may never do."""
+        return scripts()
 
     def bounded(self, *, patience_seconds: float | None = None) -> bounded:
         """Return a `bounded` context for calls to the client in this channel's lane."""

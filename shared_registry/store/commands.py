@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Protocol
 
-from shared_registry.errors import StoreError
+from shared_registry.errors import ReplicaClaimed, StoreError
 from shared_registry.model import (
     NO_EJECTION,
     AdminState,
@@ -26,6 +26,7 @@ from shared_registry.model import (
     Source,
     Thresholds,
 )
+from shared_registry.store.announcing import AnnouncementCommands
 from shared_registry.store.answers import (
     BeginWrite,
     events_of,
@@ -80,7 +81,7 @@ class Progress(Protocol):
         """Handle that Redis has replied, so that no slot is granted later. The caller may be cancelled by then."""
 
 
-class Store(LeaderCommands):
+class Store(LeaderCommands, AnnouncementCommands):
     """One router's commands on one namespace of one Redis. Safe for concurrent use within an event loop."""
 
     def __init__(
@@ -133,6 +134,9 @@ class Store(LeaderCommands):
             mode: The source of the spec. A seed does not override what operators have done.
             request: An id from `new_token`, the same for all repetitions of one request.
             by: The person or program that requested it.
+
+        Raises:
+            ReplicaClaimed: The replica announces itself, so that nothing else changes its spec.
         """
         order = "" if endpoint.order is None else str(endpoint.order)
         spec = [text for pair in spec_fields(endpoint).items() for text in pair]
@@ -140,7 +144,9 @@ class Store(LeaderCommands):
         reply = await self._sessions.run(
             "register_replica", [mode.value, request, new_token(), self._router, by, key, order, *spec]
         )
-        expect(reply, "created", "updated", "unchanged", "tombstone", "overridden")
+        if expect(reply, "created", "updated", "unchanged", "tombstone", "overridden", "claimed") == "claimed":
+            _, owner = reply.values
+            raise ReplicaClaimed(f"{key} is announced by {owner or 'another program'}, which alone changes it")
         return events_of(reply.values, take)
 
     async def deregister(
@@ -273,7 +279,7 @@ class Store(LeaderCommands):
             raise
         if self._writability is not None:
             self._writability.accepted()
-        history_id, revision, joined, leases, partial, settling, version, count, *names = reply.values
+        history_id, revision, joined, leases, partial, settling, next_ms, version, count, *names = reply.values
         probers = None if version == probers_version else parse_probers(names[: int(count)])
         expired = names[int(count) :]
         return Heartbeat(
@@ -286,6 +292,7 @@ class Store(LeaderCommands):
             probers=probers,
             is_partial=partial == "1",
             settling=settling,
+            next_expiry_seconds=int(next_ms) / 1000 if next_ms else None,
         )
 
     async def reap(self, router: str, *, affinity_seconds: float = 0.0) -> Departure:

@@ -14,6 +14,9 @@
     sr:{<ns>}:spare:secondary  zset    the same for the other replicas of that kind
     sr:{<ns>}:spare:answered   zset    url -> last_ok_at_ms: these replicas, and those of them at capacity
     sr:{<ns>}:ejected          zset    url -> ejected_until_ms: replicas whose ejection may have to be ended then
+    sr:{<ns>}:announced        zset    url -> when an announced replica expires unless a heartbeat comes before
+    sr:{<ns>}:departing        zset    url -> when one that is out of service, or its tombstone, is looked at
+    sr:{<ns>}:admin_by_name    hash    name or url -> admin state of an announced replica that is away
     sr:{<ns>}:leader           hash    router, token, epoch, elected_at_ms, batch, batch_done; expires with the lease
     sr:{<ns>}:settling         zset    router key -> 1 if it may bring something back after a loss, 0 if not; expires
     sr:{<ns>}:routers          zset    router key -> expires_at_ms
@@ -69,6 +72,9 @@ class Keys:
         self.spare_secondary = f"{self.prefix}spare:secondary"
         self.spare_answered = f"{self.prefix}spare:answered"
         self.ejected = f"{self.prefix}ejected"
+        self.announced = f"{self.prefix}announced"
+        self.departing = f"{self.prefix}departing"
+        self.admin_by_name = f"{self.prefix}admin_by_name"
         self.leader = f"{self.prefix}leader"
         self.settling = f"{self.prefix}settling"
         self.routers = f"{self.prefix}routers"
@@ -118,6 +124,9 @@ class Keys:
             self.spare_secondary: "zset",
             self.spare_answered: "zset",
             self.ejected: "zset",
+            self.announced: "zset",
+            self.departing: "zset",
+            self.admin_by_name: "hash",
             self.leader: "hash",
             self.settling: "zset",
             self.routers: "zset",

@@ -5,10 +5,13 @@ from __future__ import annotations
 import itertools
 from collections.abc import AsyncGenerator, AsyncIterator, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from shared_registry.model import ReplicaEndpoint
 from shared_registry.store.reads import Reads, stream_entries
-from shared_registry.store.replies import Grant
+
+if TYPE_CHECKING:
+    from shared_registry.store.replies import Grant
 
 LEASES_AT_ONCE = 500
 WAITERS_AT_ONCE = 250
@@ -146,6 +149,8 @@ class LeaseReader(Reads):
             after: The id after which to read.
             seconds: How long to wait for the first entry.
         """
+        from shared_registry.store.replies import Grant  # noqa: PLC0415  slow to import, and only routers wait here
+
         key = self._keys.inbox(router)
         entries = stream_entries(await self._block({key: after}, seconds))
         grants = {

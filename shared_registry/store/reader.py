@@ -351,7 +351,7 @@ def _advance(records: dict[str, ReplicaRecord], removed: dict[str, Removal], eve
         key = record.key
         if record.admin is AdminState.REMOVED:
             records.pop(key, None)
-            removed[key] = Removal(event.id, record.restored_from)
+            removed[key] = Removal.of(record)
         else:
             known = records.get(key)
             records[key] = known.after_event(record) if known else record

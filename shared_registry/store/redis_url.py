@@ -10,7 +10,6 @@ redis+cluster://[...@]h1[:port],h2[:port]                     the cluster that t
 
 from __future__ import annotations
 
-import difflib
 import enum
 import re
 from collections.abc import Mapping, Sequence
@@ -240,6 +239,8 @@ def _unknown(name: str, scheme: str, known: Sequence[str], tls: Sequence[str]) -
         server, plus, kind = scheme.partition("+")
         remedy = "drop it" if scheme == "unix" else f"write {server}s{plus}{kind}://"
         return f"the option {name} needs TLS, which {scheme}:// does not use; {remedy}"
+    import difflib  # noqa: PLC0415  slow to import, and only for this error
+
     near = difflib.get_close_matches(name, known, n=1)
     hint = f"did you mean {near[0]}?" if near else f"known here: {', '.join(known)}"
     return f"the option {name} is unknown for {scheme}://; {hint}"

@@ -98,6 +98,8 @@ class Heartbeat:
             on.
         settling: After a loss, the word to say by a heartbeat once this router has nothing left to bring back; empty if
             nobody waits for that.
+        next_expiry_seconds: In how many seconds the next announced replica expires unless its instance sends a
+            heartbeat; `None` if none is announced.
     """
 
     history_id: str
@@ -109,6 +111,7 @@ class Heartbeat:
     probers: Sequence[ProberInfo] | None = None
     is_partial: bool = False
     settling: str = ""
+    next_expiry_seconds: float | None = None
 
 
 class Departure(enum.Enum):
@@ -248,3 +251,100 @@ class WrongAffinity:
     session: str
     affinity: Affinity
     leases: Mapping[str, int]
+
+
+class AnnouncedAs(enum.Enum):
+    """The result of an announcement. The last four are refusals.
+
+    `TAKEN`: another instance holds the url and is alive. `CLAIMED`: the replica did not come by announcement.
+    `REMOVED`: an operator removed this instance. `WITHDRAWN`: this instance has withdrawn it.
+    """
+
+    CREATED = "created"
+    UPDATED = "updated"
+    UNCHANGED = "unchanged"
+    TAKEN = "taken"
+    CLAIMED = "claimed"
+    REMOVED = "removed"
+    WITHDRAWN = "withdrawn"
+
+
+@dataclass(frozen=True, slots=True)
+class Announced:
+    """The reply to an announcement.
+
+    Attributes:
+        result: What became of it.
+        events: The event, if anything changed.
+        holder: The owner of the instance that holds the url, if another does.
+        source: The source of the registered replica, if it did not come by announcement.
+    """
+
+    result: AnnouncedAs
+    events: Sequence[Event] = ()
+    holder: str = ""
+    source: str = ""
+
+    @property
+    def is_accepted(self) -> bool:
+        """Whether the instance holds the replica now."""
+        return self.result in (AnnouncedAs.CREATED, AnnouncedAs.UPDATED, AnnouncedAs.UNCHANGED)
+
+
+class BeatWord(enum.Enum):
+    """What a heartbeat of an instance met.
+
+    `HELD` and `DRAINING`: it counts; the latter if the instance has withdrawn the replica and sessions are left.
+    `UNKNOWN`: the replica is not there or has expired, and is to be announced again. `TAKEN`: another instance holds
+    the url. `CLAIMED`: the url was registered otherwise. `REMOVED`: an operator removed this instance.
+    `WITHDRAWN`: this instance withdrew the replica, and it is removed.
+    """
+
+    HELD = "held"
+    DRAINING = "draining"
+    UNKNOWN = "unknown"
+    TAKEN = "taken"
+    CLAIMED = "claimed"
+    REMOVED = "removed"
+    WITHDRAWN = "withdrawn"
+
+
+@dataclass(frozen=True, slots=True)
+class Beat:
+    """The reply to the heartbeat of an instance.
+
+    Attributes:
+        word: What the heartbeat met.
+        in_flight: The number of sessions on the replica, if the heartbeat counts.
+        holder: The owner of the instance that holds the url, if another does.
+        source: The source of the registered replica, if it did not come by announcement.
+    """
+
+    word: BeatWord
+    in_flight: int = 0
+    holder: str = ""
+    source: str = ""
+
+
+class Withdrawn(enum.Enum):
+    """The result of a withdrawal: removed, draining, not registered as announced, or held by another instance."""
+
+    REMOVED = "removed"
+    DRAINING = "draining"
+    NOT_FOUND = "not_found"
+    TAKEN = "taken"
+
+
+@dataclass(frozen=True, slots=True)
+class Withdrawal:
+    """The reply to a withdrawal.
+
+    Attributes:
+        result: What became of it.
+        events: The event, if anything changed.
+        holder: The owner of the instance that holds the url, if another does.
+    """
+
+    result: Withdrawn
+    events: Sequence[Event] = ()
+    holder: str = ""

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from shared_registry import __version__
-from shared_registry.cli.options import LOG_FIELDS
+from shared_registry.cli.log_output import LOG_FIELDS
 from shared_registry.embedded import EmbeddedServer
 from shared_registry.store.keys import Keys
 from tests.support.command import SECRET, Running, is_one_error, run, running

@@ -60,8 +60,8 @@ def test_since_leaves_out_what_is_older(changed: Command, raw: Any, keys: Keys) 
     first, *rest = raw.xrange(keys.events)
     raw.delete(keys.events)
     seconds, _ = raw.time()
-    for age, (_, fields) in ((7200, first), *((600, one) for one in rest)):
-        raw.xadd(keys.events, fields, id=f"{(seconds - age) * 1000}-*")
+    for number, (age, (_, fields)) in enumerate([(7200, first), *((600, one) for one in rest)]):
+        raw.xadd(keys.events, fields, id=f"{(seconds - age) * 1000}-{number}")
     assert len(shown(changed("events", "--since", "1h", "--json"))) == len(rest)
     assert len(shown(changed("events", "--since", "1d", "--json"))) == len(rest) + 1
     assert shown(changed("events", "--since", "5m", "--json")) == []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from tests.support.command import running
 from tests.support.in_process import Command
 from tests.support.until import wait_for
 
+STYLES = re.compile(r"\x1b\[[0-9;]*m")
 URLS = [f"http://10.0.0.{number}:8000" for number in range(1, 5)]
 
 
@@ -47,12 +49,19 @@ def test_each_replica_that_is_not_well_is_explained(fleet: Command) -> None:
 
 @pytest.mark.parametrize("width", [60, 80])
 def test_a_narrow_terminal_gets_whole_rows_with_names_first(fleet: Command, width: int) -> None:
-    out = fleet("status", COLUMNS=str(width)).out
-    assert max(map(len, out.splitlines())) <= width
+    out = STYLES.sub("", fleet("status", COLUMNS=str(width), FORCE_COLOR="1").out)
+    assert max(map(len, map(str.rstrip, out.splitlines()))) <= width
     table = [line for line in out.splitlines() if line.startswith(("replica ", "gpu-1 ", "gpu-3 "))]
     assert [line.split()[0] for line in table] == ["replica", "gpu-1", "gpu-3"]
     assert "http://10" not in out
     assert "in flight" in table[0]
+
+
+def test_a_pipe_gets_the_same_columns_and_whole_sentences(fleet: Command) -> None:
+    drawn = STYLES.sub("", fleet("status", COLUMNS="60", FORCE_COLOR="1").out).splitlines()
+    piped = fleet("status", COLUMNS="60").out.splitlines()
+    assert piped[0].endswith("nobody waits.")
+    assert [line.split()[:2] for line in piped[-4:]] == [line.split()[:2] for line in drawn[-4:]]
 
 
 def test_a_long_url_is_never_folded(command: Command) -> None:

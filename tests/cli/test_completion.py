@@ -14,6 +14,7 @@ import pytest
 
 from tests.support.in_process import Command
 from tests.support.typer_imports import does_typer_import_rich
+from tests.support.until import wait_for
 
 ROOT = Path(__file__).parents[2]
 A, B, C, D = (f"http://10.0.0.{number}:8000" for number in (1, 2, 3, 4))
@@ -66,21 +67,23 @@ def replicas(command: Command) -> None:
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
 @pytest.mark.parametrize("verb", ["drain", "disable", "enable", "remove"])
 def test_each_shell_completes_names_of_replicas(complete: Complete, verb: str, shell: str) -> None:
-    done = complete(verb, "gp", shell=shell)
-    assert (done.returncode, done.stderr) == (0, "")
-    words = done.stdout.replace('"', " ").split()
-    assert {"gpu-1", "gpu-2"} <= set(words)
-    assert "cpu-1" not in words
+    def words() -> set[str]:
+        done = complete(verb, "gp", shell=shell)
+        assert (done.returncode, done.stderr) == (0, "")
+        return set(done.stdout.replace('"', " ").split())
+
+    wait_for(lambda: {"gpu-1", "gpu-2"} <= words(), "an answer in time, which a busy machine may miss")
+    assert "cpu-1" not in words()
 
 
 @pytest.mark.usefixtures("replicas")
 def test_a_replica_without_a_name_completes_by_url(complete: Complete) -> None:
-    assert complete("drain", "h").stdout.split() == [D]
+    wait_for(lambda: complete("drain", "h").stdout.split() == [D], "its url")
 
 
 @pytest.mark.usefixtures("replicas")
 def test_a_replica_is_not_offered_a_second_time(complete: Complete) -> None:
-    assert complete("drain", "gpu-1", "g").stdout.split() == ["gpu-2"]
+    wait_for(lambda: complete("drain", "gpu-1", "g").stdout.split() == ["gpu-2"], "the other one")
 
 
 @pytest.mark.usefixtures("replicas")

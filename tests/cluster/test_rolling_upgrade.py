@@ -118,6 +118,7 @@ class Router:
         return said
 
 
+@pytest.mark.timeout(180)
 async def test_versions_run_side_by_side_until_the_upgrade(
     server: EmbeddedServer, space: Space, namespace: str, newer_version: Path
 ) -> None:

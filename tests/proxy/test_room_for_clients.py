@@ -73,10 +73,10 @@ def test_half_the_descriptors_remain_for_clients_however_many_replicas(process: 
 
 def test_idle_connections_are_closed_only_when_necessary(process: Process) -> None:
     process.clients, process.idle = 300, 100
-    process.descriptors.begin_session(300)
+    process.descriptors.make_room(300)
     assert process.closings == 0
     process.idle = 400
-    process.descriptors.begin_session(300)
+    process.descriptors.make_room(300)
     assert process.closings == 1
 
 

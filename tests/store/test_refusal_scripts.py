@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from shared_registry.errors import KeyConflict, StoreRefused
-from shared_registry.model import AdminState, Opinion, OpinionKind, ProbeResult, Share, Term
+from shared_registry.model import AdminState, Opinion, OpinionKind, ProbeResult, ReplicaEndpoint, Share, Term
 from shared_registry.model.plan import BUCKETS
 from shared_registry.store.codec import removed_entry
 from shared_registry.store.lua import LUA_DIR, command_names
@@ -21,9 +21,11 @@ EPOCH = 7
 TERM = Term(EPOCH, "token")
 RESULT = ProbeResult(A, "first", 1.0)
 LEASE, WAITER = "0000000a:session", "0000000c:session"
+POD = "http://127.0.0.9:8000"
 CALLS: dict[str, Callable[[Space], Awaitable[Any]]] = {
     "acquire_lease": lambda space: space.store.acquire("0000000b:session"),
     "advance_ramps": lambda space: space.store.advance_ramps(TERM, [A], slow_start_seconds=9),
+    "beat_replicas": lambda space: space.store.beat(POD, "pod"),
     "campaign": lambda space: space.store.campaign("other", lease_seconds=60, seen_epoch=0),
     "declare_panic": lambda space: space.store.declare_panic(TERM, "few"),
     "deregister_replica": lambda space: space.store.deregister(A, "first"),
@@ -52,6 +54,7 @@ CALLS: dict[str, Callable[[Space], Awaitable[Any]]] = {
     "set_admin": lambda space: space.store.set_admin(A, AdminState.DRAINING),
     "step_down": lambda space: space.store.step_down(EPOCH, sit_out_seconds=9),
     "upgrade_namespace": lambda space: space.store.upgrade(by="me"),
+    "withdraw_replica": lambda space: space.store.withdraw(POD, "pod"),
     "write_plan": lambda space: space.store.write_plan(TERM, {"00": "router~1"}),
 }
 # These read only, and `check` has looked at the types before.
@@ -63,6 +66,7 @@ IGNORED = {"settling"}
 OWN_KEYS = {
     "acquire_lease": {"leases_prefix", "affinity_prefix", "several_prefix", "sequence_prefix"},
     "advance_ramps": set(),
+    "beat_replicas": set(),
     "give_opinions": set(),
     "release_lease": {"replica_prefix", "leases_prefix", "affinity_prefix", "several_prefix"},
     "restore_leases": {"leases_prefix"},
@@ -98,6 +102,7 @@ async def populate(space: Space) -> None:
     """Make a state in which every command would write."""
     await space.add(request="first", primary=True)
     await space.make("healthy")
+    await space.store.announce(POD, ReplicaEndpoint(POD), owner="pod", instance="pod", ttl_seconds=60)
     await space.elect()
     space.raw.hset(space.keys.leader, "epoch", EPOCH)
     await space.store.write_plan(TERM, dict.fromkeys(BUCKETS, "router~1"))
@@ -122,7 +127,7 @@ def key_of(space: Space, command: str, name: str) -> str:
         "inbox_prefix": space.keys.inbox("router~1"),
         "sequence_prefix": space.keys.sequence_prefix + "session",
         "leases_prefix": space.keys.leases("router~1"),
-        "replica_prefix": space.keys.replica(A),
+        "replica_prefix": space.keys.replica(POD if command == "withdraw_replica" else A),
         "router_prefix": space.keys.router("router~1"),
     }
     return own.get(name) or str(getattr(space.keys, name))

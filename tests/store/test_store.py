@@ -33,6 +33,7 @@ from tests.support.until import until
 OwnServer = Callable[..., EmbeddedServer]
 Call = Callable[[Space], Awaitable[object]]
 EPOCH = 7
+POD = "http://127.0.0.9:8000"
 TERM = Term(EPOCH, "token")
 SHORT_SECONDS = 0.3
 
@@ -48,12 +49,17 @@ async def on_own(server: EmbeddedServer, *, timeout_seconds: float = 10.0) -> As
 async def populate(space: Space) -> None:
     """Register A, elect in epoch 7, and let two routers join, of which the second has expired."""
     await space.add(request="first")
+    await announce(space, POD)
     await space.elect()
     space.raw.hset(space.keys.leader, "epoch", EPOCH)
     await space.store.heartbeat(info("router~1"), expiry_seconds=60)
     space.raw.hset(space.keys.meta, "schema", f"1-{SCHEMA}")  # so that there is something to upgrade
     await space.store.heartbeat(info("router~2"), expiry_seconds=60)
     space.expire_router("router~2")
+
+
+async def announce(space: Space, url: str) -> object:
+    return await space.store.announce(url, ReplicaEndpoint(url), owner="o", instance="first", ttl_seconds=60)
 
 
 CALLS: dict[str, Call] = {
@@ -72,6 +78,9 @@ CALLS: dict[str, Call] = {
     "record_outcome": lambda space: space.store.record_outcome(ProbeResult(A, "first", 1.0), THRESHOLDS),
     "advance_ramps": lambda space: space.store.advance_ramps(TERM, [A], slow_start_seconds=9),
     "declare_panic": lambda space: space.store.declare_panic(TERM, "few"),
+    "announce": lambda space: announce(space, B),
+    "beat": lambda space: space.store.beat(POD, "first"),
+    "withdraw": lambda space: space.store.withdraw(POD, "first"),
     "head": lambda space: space.reader.head(),
 }
 READS: dict[str, Call] = {
@@ -207,12 +216,13 @@ async def test_commands_that_free_memory_work_while_memory_is_short(own_server: 
             with pytest.raises(StoreUnavailable, match="maxmemory"):
                 await CALLS[name](space)
             assert space.dump() == before, name
-        for name in ("head", "renew", "reap", "leave", "deregister", "step_down"):
+        for name in ("head", "renew", "reap", "leave", "deregister", "withdraw", "step_down"):
             assert await CALLS[name](space), name
-        assert name_set(space) == {"meta", "removed", "replica:" + A, "events"}
+        left = {"meta", "removed", "replica:" + A, "departing", "replica:" + POD, "events"}
+        assert name_set(space) == left
         with pytest.raises(StoreUnavailable, match="maxmemory"):
             await CALLS["campaign"](space)
-        assert name_set(space) == {"meta", "removed", "replica:" + A, "events"}
+        assert name_set(space) == left
         space.raw.config_set("maxmemory", 0)
         assert isinstance(await CALLS["campaign"](space), Elected)
         space.raw.config_set("maxmemory", 1)
@@ -360,7 +370,7 @@ async def test_repeating_after_a_lost_reply_is_harmless(behind_proxy: tuple[Spac
         await CALLS[name](space)
     assert proxy.lost == 1
     once = space.raw.xlen(space.keys.events)
-    assert once == before + (name not in ("renew", "advance_ramps"))
+    assert once == before + (name not in ("renew", "advance_ramps", "beat"))
     await CALLS[name](space)
     await CALLS[name](space)
     assert space.raw.xlen(space.keys.events) == once

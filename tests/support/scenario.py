@@ -168,6 +168,7 @@ async def run_scenario(space: Space, runner: ScriptRunner) -> None:
         _repair,
         _late_removal,
         _together,
+        _announced,
     ):
         await part(scene, space)
 
@@ -735,6 +736,44 @@ async def _repair(scene: Scene, space: Space) -> None:
         "t": Affinity("", has_end=False, several={}),
     }
     space.raw.delete(space.keys.leases("r~1"), space.keys.affinity_prefix + "s", space.keys.several_prefix + "s")
+
+
+async def _announced(scene: Scene, space: Space) -> None:
+    """One replica after the other is announced, on a url that the other parts do not use."""
+    answered, one, url = scene.answered, scene.one, "http://127.0.0.9:1"
+
+    def announce(instance: str, at: str = url) -> Awaitable[object]:
+        spec = ReplicaEndpoint(at, name="pod")
+        return one.announce(at, spec, owner="o", instance=instance, ttl_seconds=10, by="me")
+
+    def withdraw(instance: str, *, when_drained: bool = False) -> Awaitable[object]:
+        return one.withdraw(url, instance, by="me", reason="why", when_drained=when_drained)
+
+    async def fall_silent() -> None:
+        space.raw.zadd(space.keys.announced, {url: 1})
+        known = {"heartbeat_at_ms": space.now_ms(), "announcements_resumed_at_ms": 0, "reap_after_ms": 0}
+        space.raw.hset(space.keys.meta, mapping=known)
+        space.raw.hset(space.keys.replica(url), "last_heartbeat_at_ms", 1)
+        await scene.heartbeat("r~1")
+
+    await answered("not_found", withdraw("i1"))
+    await answered("created", announce("i1"))
+    await answered("beaten", one.beat(url, "i1"))
+    await answered("taken", announce("i2"))
+    await answered("taken", withdraw("i2"))
+    await answered("claimed", announce("i1", "http://127.0.0.8:2"))
+    await answered("set", scene.set_admin(url, AdminState.DISABLED))
+    space.raw.hset(space.keys.replica(url), "in_flight", "1")
+    await fall_silent()
+    await answered("set", scene.set_admin(url, AdminState.DRAINING))
+    await answered("created", announce("i3"))
+    await answered("draining", withdraw("i3", when_drained=True))
+    await answered("withdrawn", announce("i3"))
+    await answered("removed", withdraw("i3"))
+    space.raw.hset(space.keys.replica(url), "in_flight", "0")
+    await answered("created", announce("i4"))
+    await answered("set", scene.set_admin(url, AdminState.DISABLED))
+    await fall_silent()
 
 
 async def _late_removal(scene: Scene, space: Space) -> None:
