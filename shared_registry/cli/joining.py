@@ -18,7 +18,8 @@ from shared_registry.cli.endpoint_options import (
     PrimaryOption,
     WeightOption,
 )
-from shared_registry.cli.options import ConfigOption, NamespaceOption, RedisOption, given, log_to_stderr
+from shared_registry.cli.log_output import log_to_stderr
+from shared_registry.cli.options import ConfigOption, NamespaceOption, RedisOption, given
 from shared_registry.model import ReplicaEndpoint
 
 commands = typer.Typer()

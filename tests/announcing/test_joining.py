@@ -144,7 +144,7 @@ async def test_a_pod_joins_serves_drains_and_leaves(registry: SharedReplicaRegis
     lease = await registry.acquire("a session")
     replica = registry.get("pod-1")
     assert replica is not None
-    assert (replica.record.owner, replica.record.source.value) == ("pod-1", "announced")
+    assert (replica.record.owner, replica.record.source) == ("pod-1", "announced")
     pod.process.terminate()
     await until(lambda: replica.admin is AdminState.DRAINING, "it drains")
     assert pod.process.returncode is None
