@@ -18,7 +18,7 @@ FORWARDED = tuple(
 SIGNALLED = 128
 
 
-class Child:
+class ReplicaChild:
     """A running command with this process's input and output, in a session of its own.
 
     Signals to this process's group, such as Ctrl-C in a terminal, do not reach it, so that it ends after its sessions.
@@ -29,7 +29,7 @@ class Child:
         self._process = process
 
     @classmethod
-    async def start(cls, command: Sequence[str]) -> Child:
+    async def start(cls, command: Sequence[str]) -> ReplicaChild:
         """Start the command. Call it in the main thread.
 
         Raises:

@@ -12,13 +12,13 @@ from typing import Any
 
 from shared_registry.aio.stop_signals import SERVICE_STOP_SIGNALS, StopRequest
 from shared_registry.announcing.announcement import Announcement
-from shared_registry.announcing.child import FORWARDED, Child
+from shared_registry.announcing.child import FORWARDED, ReplicaChild
 from shared_registry.config import RouterConfig
 from shared_registry.errors import ConfigError
 from shared_registry.model import ReplicaEndpoint, ReplicaRecord
 from shared_registry.probing import HttpProber
 from shared_registry.probing.own_trouble import OwnTrouble
-from shared_registry.probing.target import probe_url
+from shared_registry.probing.target import url_maker
 from shared_registry.urls import canonical_url
 
 logger = logging.getLogger(__name__)
@@ -48,7 +48,7 @@ class Joining:
     stop_seconds: float = 30.0
 
 
-async def join(joining: Joining, command: Sequence[str]) -> int:
+async def join_replica(joining: Joining, command: Sequence[str]) -> int:
     """Run the command and announce the replica that it is, from its first success of a probe to its end.
 
     A first SIGTERM, SIGINT or SIGQUIT lets the replica drain; a second one ends it at once. SIGHUP, SIGUSR1 and SIGUSR2
@@ -69,7 +69,7 @@ async def join(joining: Joining, command: Sequence[str]) -> int:
     child = None
     if command:
         try:
-            child = await Child.start(command)
+            child = await ReplicaChild.start(command)
         except OSError as error:
             logger.error("join: %s cannot be started: %s", command[0], error)  # noqa: TRY400  the error says it all
             return NOT_STARTED
@@ -81,7 +81,9 @@ async def join(joining: Joining, command: Sequence[str]) -> int:
             child.kill()
 
 
-async def _accompany(joining: Joining, announcement: Announcement, child: Child | None, stop: StopRequest) -> int:
+async def _accompany(
+    joining: Joining, announcement: Announcement, child: ReplicaChild | None, stop: StopRequest
+) -> int:
     ended = asyncio.create_task(child.wait() if child else asyncio.Event().wait())
     try:
         if await _first(ended, stop.asked, _until_healthy(joining)):
@@ -125,7 +127,7 @@ async def _until_healthy(joining: Joining) -> None:
     """Probe the replica, as routers do, until a probe succeeds."""
     config, endpoint = joining.config, joining.endpoint
     record = ReplicaRecord(canonical_url(endpoint.url), endpoint)
-    url = probe_url(record, config.health_check_path, config.health_check_port)
+    url = url_maker(config)(record)
     reported = ""
     async with HttpProber(config) as probe:
         while True:
@@ -135,10 +137,10 @@ async def _until_healthy(joining: Joining) -> None:
             except OwnTrouble as trouble:
                 error = str(trouble)
             if error is None:
-                logger.info("join: %s is healthy", endpoint.url)
+                logger.info("join: %s is healthy", endpoint.url, extra={"replica": record.key})
                 return
             if error != reported:
-                logger.info("join: waiting until %s is healthy: %s", endpoint.url, error)
+                logger.info("join: waiting until %s is healthy: %s", endpoint.url, error, extra={"replica": record.key})
                 reported = error
             await asyncio.sleep(PROBE_SECONDS)
 
@@ -157,7 +159,7 @@ def _announcement(joining: Joining) -> Announcement:
 
 
 @contextlib.contextmanager
-def _signals(stop: StopRequest, child: Child | None) -> Iterator[None]:
+def _signals(stop: StopRequest, child: ReplicaChild | None) -> Iterator[None]:
     """Handle signals until the end of the block."""
     loop = asyncio.get_running_loop()
 

@@ -82,7 +82,7 @@ class HoldQuery(Query):
     resume: bool = Field(default=False, description="Whether to take over an existing lease only.")
 
 
-class Position(BaseModel):
+class PositionDocument(BaseModel):
     """A position in the queue."""
 
     position: int = Field(description="The position, from 1.")

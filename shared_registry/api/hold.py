@@ -13,7 +13,7 @@ import secrets
 from collections.abc import AsyncGenerator, Sequence
 from typing import Any
 
-from shared_registry.api.documents import HoldQuery, LeaseDocument, Nothing, Position
+from shared_registry.api.documents import HoldQuery, LeaseDocument, Nothing, PositionDocument
 from shared_registry.api.lease_calls import expect_running, lease_document, new_or_known
 from shared_registry.api.operations import Call, Operation, event_text
 from shared_registry.api.problems import ApiProblem, ProblemDocument
@@ -38,7 +38,7 @@ def hold_operation(most: int) -> Operation:
         functools.partial(_hold, most=most),
         query=HoldQuery,
         answer={
-            "position": Position,
+            "position": PositionDocument,
             "lease": LeaseDocument,
             "lost": Nothing,
             "ended": Nothing,
@@ -93,7 +93,7 @@ class _Acquiring:
         self._call = call
         self._request_id = request_id
         self._most = most
-        self._position: Position | None = None
+        self._position: PositionDocument | None = None
         self._news = asyncio.Event()
         self._task: asyncio.Task[MovableLease] | None = None
 
@@ -143,5 +143,5 @@ class _Acquiring:
                 await asyncio.wait([task])
 
     def _note(self, position: int, depth: int) -> None:
-        self._position = Position(position=position, depth=depth)
+        self._position = PositionDocument(position=position, depth=depth)
         self._news.set()

@@ -163,8 +163,8 @@ Usage: {program} status [OPTIONS]
 Options:
   -w, --watch                     Update the table until Ctrl-C, also while
                                   Redis is away.
-  --interval SECONDS              With --watch: the time between two updates;
-                                  default: 1.
+  --interval SECONDS              With --watch: the longest time between two
+                                  updates; default: 1.
   --wide                          Show all columns, however long the lines
                                   become.
   --unhealthy                     Show only the replicas that are not well,
@@ -399,6 +399,59 @@ Options:
 
   Examples: `shared-registry check -n pool || alert`; `shared-registry check
   --repair --by ann@desk`
+""",
+    "join": """\
+Usage: {program} join [OPTIONS] [-- COMMAND]...
+
+  Announce a replica, and run its command: register it once it is healthy, and
+  take it out when it ends.
+
+  Without a command it announces a replica that runs elsewhere. SIGTERM lets
+  the replica drain, deregisters it, and then ends the command; a second
+  SIGTERM does it at once. Exits with the command's exit code. With --json
+  each log line is a JSON object; --json prints one object a line to standard
+  error and nothing else.
+
+Arguments:
+  -- COMMAND <list[str]>  The replica's command.
+
+Options:
+  --url URL                 The url by which routers reach the replica.
+                            [required]
+  --name <str>              A name, to which drain and disable belong.
+  --owner <str>             Who holds the replica; default: its name, or the
+                            host's.
+  --ttl SECONDS             How long it stays in service without a heartbeat.
+                            [default: 10.0]
+  --drain-seconds SECONDS   How long its sessions may go on after SIGTERM.
+                            [default: 30.0]
+  --stop-seconds SECONDS    How long the command may take to end then.
+                            [default: 30.0]
+  --primary / --secondary   The tier; secondaries take sessions when no
+                            primary can.
+  --weight <float>          The share of the load; default: 1.
+  --capacity <int>          The most sessions at once; 0, the default, means
+                            no limit.
+  --order <int>             The order among the replicas, lowest first;
+                            default: the end. Only with a single url.
+  --label NAME=VALUE        Set a label, such as zone=a; NAME- removes the
+                            label. Repeat for several labels.
+  --health-check-path PATH  The path that its probes request; '' for the
+                            routers' own.
+  --health-check-port PORT  The port that its probes connect to; 0 for the
+                            routers' own.
+  -c, --config FILE         A router's YAML file.
+  --redis URL               The Redis that holds the registry. If the url has
+                            a password, set SHARED_REGISTRY_REDIS_URL instead:
+                            other users of this machine can read a command
+                            line.
+  -n, --namespace NAME      The registry's name in that Redis.
+  --json                    Print JSON for programs.
+  -h, --help                Show this message and exit.
+
+  Examples: `shared-registry join --url http://127.0.0.1:8000 --capacity 1 --
+  vllm serve MODEL --port 8000`; `shared-registry join --url
+  http://127.0.0.1:8000 --name gpu-7`
 """,
     "add": """\
 Usage: {program} add [OPTIONS] {URL}...

@@ -7,8 +7,7 @@ from typing import Annotated
 
 import typer
 
-from shared_registry.announcing.joining import Joining
-from shared_registry.announcing.joining import join as run_join
+from shared_registry.announcing.joining import Joining, join_replica
 from shared_registry.cli.endpoint_options import (
     CapacityOption,
     HealthCheckPathOption,
@@ -19,17 +18,18 @@ from shared_registry.cli.endpoint_options import (
     WeightOption,
 )
 from shared_registry.cli.log_output import log_to_stderr
-from shared_registry.cli.options import ConfigOption, NamespaceOption, RedisOption, given
+from shared_registry.cli.options import ConfigOption, JsonOption, NamespaceOption, RedisOption, given
 from shared_registry.model import ReplicaEndpoint
 
 commands = typer.Typer()
 
 
 @commands.command(
+    "join",
     epilog="Examples: `shared-registry join --url http://127.0.0.1:8000 --capacity 1 -- vllm serve MODEL --port 8000`; "
-    "`shared-registry join --url http://127.0.0.1:8000 --name gpu-7`"
+    "`shared-registry join --url http://127.0.0.1:8000 --name gpu-7`",
 )
-def join(
+def join_command(
     context: typer.Context,
     command: Annotated[
         list[str] | None, typer.Argument(metavar="-- COMMAND", help="The replica's command.", show_default=False)
@@ -62,14 +62,17 @@ def join(
     config: ConfigOption = None,
     redis: RedisOption = None,
     namespace: NamespaceOption = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Announce a replica, and run its command: register it once it is healthy, and take it out when it ends.
 
     Without a command it announces a replica that runs elsewhere. SIGTERM lets the replica drain, deregisters it, and
-    then ends the command; a second SIGTERM does it at once. Exits with the command's exit code.
+    then ends the command; a second SIGTERM does it at once. Exits with the command's exit code. With
+    --json each log line is a JSON object; --json prints one object a line to standard error and nothing else.
     """
-    settings = given(context, redis, namespace, as_json=False).load(config)
-    log_to_stderr(is_service=True)
+    options = given(context, redis, namespace, as_json=as_json)
+    log_to_stderr(as_json=options.as_json, is_service=True)
+    settings = options.load(config)
     endpoint = ReplicaEndpoint(
         url,
         name=name,
@@ -82,4 +85,4 @@ def join(
         health_check_port=health_check_port or None,
     )
     joining = Joining(settings, endpoint, owner or "", ttl, drain_seconds, stop_seconds)
-    raise typer.Exit(asyncio.run(run_join(joining, command or [])))
+    raise typer.Exit(asyncio.run(join_replica(joining, command or [])))

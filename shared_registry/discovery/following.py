@@ -14,7 +14,7 @@ from shared_registry.discovery.vanishing import Vanishing
 from shared_registry.errors import Fenced, KeyConflict, ReplicaClaimed, StoreError
 from shared_registry.model import AdminState, Event, ReplicaEndpoint, ReplicaRecord, Term
 from shared_registry.selection.view import View
-from shared_registry.store.discovering import ServiceState, claimed
+from shared_registry.store.discovering import WantedState, claimed
 from shared_registry.urls import canonical_url
 
 logger = logging.getLogger(__name__)
@@ -27,7 +27,7 @@ class DiscoveryStore(Protocol):
         """See `DiscoveryCommands`."""
 
     async def govern(
-        self, term: Term, source: str, key: str, state: ServiceState, *, reason: str = ""
+        self, term: Term, source: str, key: str, state: WantedState, *, reason: str = ""
     ) -> list[Event] | None:
         """See `DiscoveryCommands`."""
 
@@ -69,7 +69,7 @@ class Following:
         self._clock = clock
         self._vanishing = Vanishing(confirm_seconds)
         self._was_said: dict[str, str] = {}
-        self._were_told: dict[str, ServiceState] = {}
+        self._were_told: dict[str, WantedState] = {}
 
     async def take(self, term: Term, answer: SourceAnswer) -> None:
         """Write what an answer changes. If Redis fails, the next answer continues.
@@ -140,12 +140,12 @@ class Following:
 
     async def _serve(self, term: Term, key: str, record: ReplicaRecord | None, one: Found) -> None:
         """Drain a replica, or put it in service, if its source says so now and an operator says nothing else."""
-        wanted: ServiceState = "draining" if one.draining else "active"
+        wanted: WantedState = "draining" if one.draining else "active"
         if not self._is_served(key, record, wanted):
             await self._store.govern(term, self._source, key, wanted, reason=one.draining)
         self._were_told[key] = wanted
 
-    def _is_served(self, key: str, record: ReplicaRecord | None, wanted: ServiceState) -> bool:
+    def _is_served(self, key: str, record: ReplicaRecord | None, wanted: WantedState) -> bool:
         if record is None:
             return wanted == "active"
         if record.withdrawn_at is not None:

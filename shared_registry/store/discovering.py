@@ -11,7 +11,7 @@ from shared_registry.store.answers import BeginWrite, events_of, expect, new_tok
 from shared_registry.store.channel import Channel
 from shared_registry.store.replica_fields import spec_fields
 
-ServiceState = Literal["active", "draining", "gone"]
+WantedState = Literal["active", "draining", "gone"]
 
 
 class DiscoveryCommands:
@@ -55,7 +55,7 @@ class DiscoveryCommands:
         return status != "tombstone"
 
     async def govern(
-        self, term: Term, source: str, key: str, state: ServiceState, *, reason: str = ""
+        self, term: Term, source: str, key: str, state: WantedState, *, reason: str = ""
     ) -> list[Event] | None:
         """Put a discovered replica in service, drain it, or withdraw it. An operator's word wins.
 

@@ -27,11 +27,12 @@ SERVE = ["serve", "--host", "127.0.0.1", "--port", "0"]
 NOBODY = "redis://127.0.0.1:1/0"
 REPLICA_FIELDS = [
     *("url", "name", "primary", "weight", "capacity", "labels"),
-    *("health_check_path", "health_check_port", "in_flight"),
+    *("health_check_path", "health_check_port", "source", "in_flight"),
     *("status", "status_since", "admin", "admin_since", "admin_reason", "admin_by", "ejected_until", "ejections"),
     *("last_ok_at", "last_failure_at", "last_latency_ms", "last_error"),
     *("consecutive_failures", "consecutive_successes"),
-    *("prober", "suspected_by", "asked", "unreached_by", "reached_by", "refuted_prober", "trouble"),
+    *("prober", "suspected_by", "asked", "unreached_by", "reached_by", "refuted_prober"),
+    *("owner", "ttl_seconds", "last_heartbeat_at", "expired_at", "trouble"),
 ]
 
 

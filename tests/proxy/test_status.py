@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Callable
+from typing import Any
 from unittest.mock import create_autospec
 
 import pytest
@@ -16,6 +17,7 @@ from shared_registry.aio import breath
 from shared_registry.embedded import EmbeddedServer
 from shared_registry.model import Replica, ReplicaEndpoint
 from shared_registry.proxy import opening, pool
+from shared_registry.proxy.remembered import Remembered
 from shared_registry.proxy.status import AT_ONCE, replicas_json
 from shared_registry.registry.facade import SharedReplicaRegistry
 from tests.proxy.conftest import SECONDS, RunningRouter, StartRouter
@@ -256,12 +258,18 @@ async def test_requests_at_the_same_time_write_the_replicas_once(
     router = await start_router(backend.url)
     gate.clear()
     writes = 0
+    arrived = 0
+    get = Remembered.get
+
+    async def arriving(self: Remembered[Any]) -> Any:
+        nonlocal arrived
+        arrived += self is replicas
+        return await get(self)
+
+    [replicas] = [one._replicas for one in router.router.pools.values()]
+    monkeypatch.setattr(Remembered, "get", arriving)
     asked = [asyncio.create_task(router.status()) for _ in range(8)]
-
-    async def are_under_way() -> bool:
-        return len(router.router.site.clients) >= len(asked) and writes == 1
-
-    await until(are_under_way, "all are under way")
+    await until(lambda: arrived == len(asked) and writes == 1, "all are under way")
     gate.set()
     assert {status["replicas"][0]["url"] for status in await asyncio.gather(*asked)} == {backend.url}
     assert writes == 1

@@ -241,7 +241,7 @@ async def test_many_that_die_are_looked_at_in_bounded_calls(space: Space) -> Non
     assert await space.reader.urls() == []
 
 
-async def test_a_clock_set_back_delays_expiry_by_one_time_to_live(space: Space) -> None:
+async def test_a_clock_set_back_delays_expiry_by_one_ttl(space: Space) -> None:
     await announce(space)
     space.raw.zadd(space.keys.announced, {A: space.now_ms() + 3_600_000})
     reply = await heartbeat(space)

@@ -74,7 +74,7 @@ class ScriptedStore:
         self.unserved -= 1
         return Heartbeat("history_id", "1-1", joined, list(self.expired), is_partial=self.unserved >= 0)
 
-    async def reap(self, router: str, *, affinity_seconds: float) -> Departure:
+    async def reap(self, router: str, *, affinity_seconds: float, moves: bool = False) -> Departure:
         assert affinity_seconds == AFFINITY
         if self.seconds_a_piece:
             await self._clock.sleep(self.seconds_a_piece)
@@ -103,7 +103,7 @@ class ScriptedStore:
     def check(self, heartbeat: Heartbeat | StoreError) -> None:
         (self.failed if isinstance(heartbeat, StoreError) else self.checked).append(heartbeat)  # type: ignore[arg-type]
 
-    async def leave(self, *, affinity_seconds: float) -> Departure:
+    async def leave(self, *, affinity_seconds: float, moves: bool = False) -> Departure:
         assert affinity_seconds == AFFINITY
         if self._has_more(INFO.key):
             return Departure.PARTIAL

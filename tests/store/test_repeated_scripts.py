@@ -21,6 +21,7 @@ MOVES_WITH_TIME = {
     "reap_until_ms",
     "heartbeats_resumed_at_ms",
     "older_router_at_ms",
+    "names_cursor",  # each call enters some more names of earlier versions
 }
 
 
@@ -43,11 +44,14 @@ class Twice(ScriptRunner):
 
 
 def timeless(dump: Dump, keys: Keys) -> Dump:
-    """Leave out what each heartbeat sets to the time of day."""
+    """Leave out what each call moves on: times of day, and how far names of earlier versions are entered."""
     meta = dump.get(keys.meta)
     if isinstance(meta, dict):
         dump[keys.meta] = {field: value for field, value in meta.items() if field not in MOVES_WITH_TIME}
-    for key in (keys.routers, keys.probers):
+    for key, content in dump.items():
+        if key.startswith(keys.replica_prefix) and isinstance(content, dict):
+            dump[key] = {field: value for field, value in content.items() if field != "last_heartbeat_at_ms"}
+    for key in (keys.routers, keys.probers, keys.announced):
         if isinstance(members := dump.get(key), list):
             dump[key] = {member for member, _ in members}
     return dump

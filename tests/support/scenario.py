@@ -31,7 +31,7 @@ from shared_registry.store.channel import Channel, scripts
 from shared_registry.store.client import Clients
 from shared_registry.store.codec import removed_entry, restored_entry
 from shared_registry.store.commands import Store
-from shared_registry.store.discovering import ServiceState
+from shared_registry.store.discovering import WantedState
 from shared_registry.store.lane import Lane
 from shared_registry.store.replies import Affinity, Departure, Elected, Heartbeat, WrongAffinity
 from tests.support.space import THRESHOLDS, A, B, C, D, E, Space, info
@@ -289,7 +289,7 @@ async def _discovery(scene: Scene, space: Space) -> None:
     def register(source: str = "dns:pods", mandate: Term = term, **spec: Any) -> Awaitable[bool]:
         return one.register_discovered(mandate, source, url, ReplicaEndpoint(url, **spec))
 
-    def govern(state: ServiceState, reason: str = "", mandate: Term = term) -> Awaitable[object]:
+    def govern(state: WantedState, reason: str = "", mandate: Term = term) -> Awaitable[object]:
         return one.govern(mandate, "dns:pods", url, state, reason=reason)
 
     await scene.refused("fenced", register(mandate=former))

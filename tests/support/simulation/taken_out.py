@@ -110,7 +110,7 @@ RULES = {
     ),
     "leases that are put back are counted once": Rule(
         (
-            Lua("if is_there and elsewhere ~= url then", "if is_there then"),
+            Lua("if is_there and not has_moved and elsewhere ~= url then", "if is_there and not has_moved then"),
             Lua("if elsewhere and not replica_refusal(elsewhere) then", "if elsewhere and elsewhere ~= url then"),
         ),
         (Kind.FLUSH, Kind.CUT_OFF, Kind.REPEAT, Kind.LOSE_REPLIES),
