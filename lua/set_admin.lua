@@ -43,6 +43,9 @@ end
 
 local now_ms = server_now_ms()
 if stored[6] or stored[7] then
+  if is_admin_kept(stored[8], replica_url, state, reason) then
+    return {'unchanged'}
+  end
   keep_admin(stored[8], replica_url, state, whole(now_ms), by, reason)
   local kept = {'set'}
   emit_replica(now_ms, replica, replica_url,

@@ -42,6 +42,16 @@ local function forget_oldest_admin()
   redis.call('HDEL', keys.admin_by_name, oldest)
 end
 
+-- Returns whether exactly this admin state is kept for the next replica of that name or url.
+local function is_admin_kept(name, url, state, reason)
+  local kept = redis.call('HGET', keys.admin_by_name, name and name ~= '' and name or url)
+  if not kept then
+    return state == 'active'
+  end
+  local kept_state, kept_reason = string.match(kept, '^([^\n]*)\n[^\n]*\n[^\n]*\n(.*)$')
+  return kept_state == state and kept_reason == reason
+end
+
 -- Keeps an admin state for the next replica of that name or url; `active` deletes what is kept.
 local function keep_admin(name, url, state, since_ms, by, reason)
   local known_as = name and name ~= '' and name or url

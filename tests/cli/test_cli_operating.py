@@ -482,6 +482,7 @@ def test_events_lists_the_event_stream(
             "status": "unknown",
             "admin": "active",
             "ejected_until": None,
+            "owner": "",
         },
     }
     assert elected["replica"] is None
