@@ -114,7 +114,7 @@ def problem_of_validation(error: ValidationError) -> ApiProblem:
     """Return the problem of a request whose parts do not have their form."""
     first = error.errors(include_url=False, include_input=False, include_context=False)[0]
     field = ".".join(map(str, first["loc"])) or None
-    return ApiProblem("invalid_request", f"{field or 'body'}: {first['msg']}", "see /docs", field=field)
+    return ApiProblem("invalid_request", f"{field or 'body'}: {first['msg']}", "see docs/api.md", field=field)
 
 
 def _of_config(error: Exception) -> ApiProblem:

@@ -51,4 +51,4 @@ class ByMethod:
 
 async def no_such_path(_: object) -> object:
     """Answer a request for a path that the API does not have."""
-    return ApiProblem("not_found", "the API has no such path", "see /docs").response()
+    return ApiProblem("not_found", "the API has no such path", "see docs/api.md").response()
