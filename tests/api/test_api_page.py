@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import re
-import shutil
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ import pytest_asyncio
 
 from tests.proxy.conftest import RunningRouter, StartRouter
 from tests.support.backend import Backend
+from tests.support.foreign import find_program
 from tests.support.until import until
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -36,7 +36,7 @@ async def backend() -> AsyncIterator[Backend]:
 
 
 async def run(admin: httpx.AsyncClient, *command: str) -> str:
-    variables = os.environ | {"ROUTER": str(admin.base_url).rstrip("/"), "TOKEN": TOKEN}
+    variables = os.environ | {"ROUTER": str(admin.base_url).rstrip("/"), "TOKEN": TOKEN, "NO_PROXY": "*"}
     process = await asyncio.create_subprocess_exec(
         *command, env=variables, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
     )
@@ -45,9 +45,9 @@ async def run(admin: httpx.AsyncClient, *command: str) -> str:
     return out.decode()
 
 
-@pytest.mark.skipif(not shutil.which("curl"), reason="needs curl")
 async def test_each_call_of_curl_works(start_with_admin: StartRouter, admin_of: AdminOf, backend: Backend) -> None:
     admin = admin_of(await start_with_admin(backend.url, **SETTINGS))
+    find_program("curl")
     assert len(examples("sh")) == 3
     selected, leased, held = [await run(admin, "bash", "-euc", one) for one in examples("sh")]
     assert backend.url in selected
@@ -56,20 +56,28 @@ async def test_each_call_of_curl_works(start_with_admin: StartRouter, admin_of: 
     await until(lambda: is_free(admin), "all slots are free")
 
 
-@pytest.mark.skipif(not shutil.which("node"), reason="needs node")
 async def test_the_javascript_works(start_with_admin: StartRouter, admin_of: AdminOf, backend: Backend) -> None:
     admin = admin_of(await start_with_admin(backend.url, **SETTINGS))
     [program] = examples("js")
-    assert (await run(admin, "node", "--input-type=module", "--eval", program)).strip() == backend.url
+    assert (
+        await run(admin, find_program("node", "nodejs"), "--input-type=module", "--eval", program)
+    ).strip() == backend.url
 
 
-@pytest.mark.skipif(not shutil.which("curl"), reason="needs curl")
 async def test_a_killed_client_frees_its_slot(
     start_with_admin: StartRouter, admin_of: AdminOf, backend: Backend
 ) -> None:
     admin = admin_of(await start_with_admin(backend.url, **SETTINGS))
     process = await asyncio.create_subprocess_exec(
-        *("curl", "--silent", "--no-buffer", "--header", f"Authorization: Bearer {TOKEN}"),
+        *(
+            find_program("curl"),
+            "--silent",
+            "--noproxy",
+            "*",
+            "--no-buffer",
+            "--header",
+            f"Authorization: Bearer {TOKEN}",
+        ),
         str(admin.base_url.join("/v1/leases/hold")),
         stdout=asyncio.subprocess.PIPE,
     )
