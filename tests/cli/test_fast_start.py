@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import typer.main
+from packaging.version import Version
 from typer.core import TyperGroup
 
 from shared_registry.aio.garbage import no_collections
@@ -72,6 +73,8 @@ def test_the_help_is_what_the_commands_say() -> None:
 @pytest.mark.parametrize("columns", ["60", "80", "200"])
 @pytest.mark.parametrize("words", [[], ["status"], ["config", "show"]], ids=str)
 def test_the_help_is_the_same_without_the_short_cut(words: list[str], columns: str) -> None:
+    if Version(version("click")) < Version("8.2"):
+        pytest.skip("this click writes choices in another way")
     assert run(*words, "--help", COLUMNS=columns).stdout == run("--json", *words, "--help", COLUMNS=columns).stdout
 
 
@@ -84,6 +87,12 @@ def test_a_closed_pipe_ends_the_help_without_a_word() -> None:
     finally:
         os.close(writing)
     assert (done.returncode, done.stderr) == (1, b"")
+
+
+def imports_of_redis() -> set[str]:
+    """Return what redis-py itself imports; versions before 8 import more."""
+    command = [sys.executable, "-c", "import sys, redis.asyncio; print(*sys.modules)"]
+    return set(subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout.split())
 
 
 def test_a_command_imports_only_its_own_module() -> None:
@@ -100,7 +109,7 @@ def test_a_command_that_reads_imports_nothing_unused(server: EmbeddedServer, nam
     done = run(*words, "--redis", server.url, "-n", namespace)
     assert done.returncode == 0
     unused = {"yaml", "typer", "click", "rich", "pydantic", "email", "shared_registry.admin.check"}
-    assert imported(done) & unused == set()
+    assert imported(done) & (unused - imports_of_redis()) == set()
     assert not [name for name in imported(done) if name.startswith("opentelemetry.")]
     assert "redis" in imported(done)
 
