@@ -244,17 +244,21 @@ def _refusal_text(reply: Announced) -> str:
     if reply.result is AnnouncedAs.TAKEN:
         return f"it is held by {reply.holder}, which is alive"
     if reply.result is AnnouncedAs.CLAIMED:
-        return f"it is registered otherwise (source {reply.source}), and only that way changes it"
-    if reply.result is AnnouncedAs.REMOVED:
-        return "an operator removed it; restart this program, or `shared-registry add` and `remove` it"
-    return "this instance has withdrawn it"
+        return _claimed_text(reply.source)
+    return _REMOVED if reply.result is AnnouncedAs.REMOVED else _WITHDRAWN
 
 
 def _loss_text(beat: Beat) -> str:
     if beat.word is BeatWord.TAKEN:
         return f"it is held by {beat.holder} now"
     if beat.word is BeatWord.CLAIMED:
-        return f"it is registered otherwise (source {beat.source}), and only that way changes it"
-    if beat.word is BeatWord.REMOVED:
-        return "an operator removed it; restart this program, or `shared-registry add` and `remove` it"
-    return "this instance has withdrawn it"
+        return _claimed_text(beat.source)
+    return _REMOVED if beat.word is BeatWord.REMOVED else _WITHDRAWN
+
+
+def _claimed_text(source: str) -> str:
+    return f"it is registered otherwise (source {source}), and only that way changes it"
+
+
+_REMOVED = "an operator removed it; restart this program, or `shared-registry add` and `remove` it"
+_WITHDRAWN = "this instance has withdrawn it"

@@ -6,7 +6,6 @@ Tokens are compared by their digest, so that the time of a comparison says nothi
 from __future__ import annotations
 
 from collections import OrderedDict
-from pathlib import Path
 
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -16,9 +15,9 @@ from shared_registry.api.problems import ApiProblem
 from shared_registry.config import RouterConfig
 from shared_registry.config.admin_tokens import RIGHTS, AdminToken, Right, read_admin_tokens
 from shared_registry.config.api_keys import digest_of
+from shared_registry.config.key_file import lines_of_key_file
 from shared_registry.errors import ConfigError
 
-LONGEST_FILE = 1024 * 1024
 OPEN_PAGES = frozenset({"/healthz", "/readyz"})
 """The pages of which load balancers and Kubernetes ask without a token."""
 CALLS_A_SECOND = 500.0
@@ -143,15 +142,7 @@ def _tokens_of(config: RouterConfig) -> dict[bytes, AdminToken]:
 
 def _in_file(file: str) -> tuple[AdminToken, ...]:
     name = "admin_tokens_file"
-    try:
-        with Path(file).open(encoding="utf-8-sig") as opened:
-            text = opened.read(LONGEST_FILE + 1)
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or "it is not text"
-        raise ConfigError(f"{name}: cannot read {file} ({reason}); check the path and its permissions") from None
-    if len(text) > LONGEST_FILE:
-        raise ConfigError(f"{name}: {file} is larger than 1 MiB; is it a file of tokens?")
-    tokens = read_admin_tokens(text.splitlines(), lambda number: f"{name}: {file} line {number}", first=1)
+    tokens = read_admin_tokens(lines_of_key_file(name, file), lambda number: f"{name}: {file} line {number}", first=1)
     if not tokens:
         raise ConfigError(f"{name}: {file} has no token; add a line such as 'ops: sha256:HEX operate'")
     return tokens

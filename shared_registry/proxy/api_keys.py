@@ -5,12 +5,12 @@ Keys are compared by their digest, so that the time of a comparison says nothing
 
 from __future__ import annotations
 
-from pathlib import Path
 from urllib.parse import unquote_to_bytes
 
 from shared_registry.aio.from_files import FromFiles
 from shared_registry.config import RouterConfig
 from shared_registry.config.api_keys import ApiKey, digest_of, read_api_keys
+from shared_registry.config.key_file import lines_of_key_file
 from shared_registry.config.route_rules import RouteRule
 from shared_registry.errors import ConfigError
 from shared_registry.proxy.answers import Answer, error_answer
@@ -22,7 +22,6 @@ SUBPROTOCOL = b"openai-insecure-api-key."
 """What precedes the key in `Sec-WebSocket-Protocol`, as at OpenAI."""
 PARAMETER = b"api_key="
 """What precedes the key in a query."""
-LONGEST_FILE = 1024 * 1024
 OPEN_PAGES = frozenset({b"/healthz", b"/readyz"})
 """The pages of which load balancers and Kubernetes ask without a key."""
 
@@ -125,15 +124,8 @@ def _keys_of(config: RouterConfig) -> _Known:
 
 
 def _in_file(file: str) -> tuple[ApiKey, ...]:
-    try:
-        with Path(file).open(encoding="utf-8-sig") as opened:
-            text = opened.read(LONGEST_FILE + 1)
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or "it is not text"
-        raise ConfigError(f"api_keys_file: cannot read {file} ({reason}); check the path and its permissions") from None
-    if len(text) > LONGEST_FILE:
-        raise ConfigError(f"api_keys_file: {file} is larger than 1 MiB; is it a file of keys?")
-    keys = read_api_keys(text.splitlines(), lambda number: f"api_keys_file: {file} line {number}", first=1)
+    name = "api_keys_file"
+    keys = read_api_keys(lines_of_key_file(name, file), lambda number: f"{name}: {file} line {number}", first=1)
     if not keys:
         raise ConfigError(f"api_keys_file: {file} has no key; add one with `shared-registry api-key new NAME >> FILE`")
     return keys
