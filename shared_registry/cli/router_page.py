@@ -86,15 +86,15 @@ def _answer_of(connection: http.client.HTTPConnection, deadline: float) -> tuple
     """Return the status, its reason, and the body, of which no more is read than is of use."""
     with contextlib.closing(connection):
         connection.request("GET", "/status", headers={"Accept": "application/json"})
-        response = connection.getresponse()
-        body = bytearray()
-        while chunk := response.read1(CHUNK):
-            body += chunk
-            if time.monotonic() > deadline:
-                raise TimeoutError
-            if len(body) > MOST_BYTES:
-                raise http.client.HTTPException(f"it sends more than {MOST_BYTES:,} bytes")
-        return response.status, response.reason, bytes(body)
+        with contextlib.closing(connection.getresponse()) as response:  # it may own the socket by now
+            body = bytearray()
+            while chunk := response.read1(CHUNK):
+                body += chunk
+                if time.monotonic() > deadline:
+                    raise TimeoutError
+                if len(body) > MOST_BYTES:
+                    raise http.client.HTTPException(f"it sends more than {MOST_BYTES:,} bytes")
+            return response.status, response.reason, bytes(body)
 
 
 def _connection(url: str, timeout_seconds: float) -> http.client.HTTPConnection:
