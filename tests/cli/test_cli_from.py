@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from shared_registry.cli import watching
+from shared_registry.cli import router_page, watching
 from shared_registry.cli.router_page import PageUnreadable, overview_of, pool_of
 from shared_registry.embedded import EmbeddedServer
 from shared_registry.errors import UsageError
@@ -123,7 +123,6 @@ def test_an_endless_status_ends_in_time(begin: bytes, piece: bytes, monkeypatch:
             done = invoke("status", "--from", url)
         finally:
             ended.set()
-    gc.collect()  # a connection that was not closed fails the test now, and not a later one
     assert (done.code, done.out) == (3, "")
     assert "does not send all of its status within 0.5 s" in done.err
 
@@ -150,3 +149,20 @@ def test_a_reason_cannot_control_the_terminal() -> None:
     with answering([b"HTTP/1.1 500 \x1b[31mred\r\ncontent-length: 0\r\n\r\n"]) as url:
         done = invoke("status", "--from", url)
     assert "500 \\x1b[31mred" in done.err
+
+
+def test_an_answer_that_takes_too_long_leaves_no_socket() -> None:
+    ended = threading.Event()
+
+    def pieces() -> Iterator[bytes]:
+        yield b"HTTP/1.1 200 OK\r\n\r\n"
+        while not ended.wait(0.01):
+            yield b" "
+
+    with answering(pieces()) as url:
+        try:
+            with pytest.raises(TimeoutError):
+                router_page._answer_of(router_page._connection(url, 10.0), deadline=0.0)
+        finally:
+            ended.set()
+    gc.collect()  # a socket that was not closed fails this test now, and not a later one
