@@ -8,6 +8,9 @@ from starlette.routing import BaseRoute, Route
 from starlette.types import Receive, Scope, Send
 
 from shared_registry.api.access import Access
+from shared_registry.api.announcement_calls import announcement_operations
+from shared_registry.api.change_calls import change_operations
+from shared_registry.api.fleet_calls import fleet_operations
 from shared_registry.api.hold import hold_operation
 from shared_registry.api.lease_calls import lease_operations
 from shared_registry.api.operations import Endpoint, Operation
@@ -18,14 +21,21 @@ from shared_registry.proxy.app import Router
 
 def api_operations(most_leases: int) -> list[Operation]:
     """Return all operations. `most_leases` is how many leases clients of the API may have."""
-    return [hold_operation(most_leases), *lease_operations(most_leases), *replica_operations()]
+    return [
+        hold_operation(most_leases),
+        *lease_operations(most_leases),
+        *replica_operations(),
+        *change_operations(),
+        *announcement_operations(),
+        *fleet_operations(),
+    ]
 
 
 def api_routes(router: Router, access: Access, operations: Iterable[Operation]) -> list[BaseRoute]:
-    """Return the routes of operations; a replica's url in a path may have slashes."""
+    """Return the routes of operations; a replica's url or name in a path may have slashes."""
     methods: dict[str, dict[str, Endpoint]] = {}
     for operation in operations:
-        path = operation.path.replace("{replica}", "{replica:path}")
+        path = operation.path.replace("{replica}", "{replica:path}").replace("{name}", "{name:path}")
         methods.setdefault(path, {})[operation.method] = Endpoint(operation, router, access)
     longest_first = sorted(methods, key=lambda path: (path.count("/"), not path.endswith(":path}")), reverse=True)
     return [*(Route(path, ByMethod(methods[path])) for path in longest_first), Route("/v1/{rest:path}", no_such_path)]
