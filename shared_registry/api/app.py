@@ -11,6 +11,8 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from shared_registry.api.access import Access, ReadGuard, Tokens
+from shared_registry.api.described import DescribedApi
+from shared_registry.api.documented_pages import DOCUMENT_PATH
 from shared_registry.api.envoy import discovery
 from shared_registry.api.event_stream import EventStream
 from shared_registry.api.guard import HostGuard
@@ -36,6 +38,8 @@ def admin_app(router: Router, config: RouterConfig, metrics: MetricsPage, live: 
         tokens: The tokens of clients of the API.
     """
     access = Access(config, tokens)
+    operations = api_operations(config.max_api_leases)
+    described = DescribedApi(operations, access.is_open)
     names = [config.admin_host, *config.admin_names]
     return Starlette(
         routes=[
@@ -47,7 +51,9 @@ def admin_app(router: Router, config: RouterConfig, metrics: MetricsPage, live: 
             Route("/v1/pick", pick(router)),
             Route("/v3/discovery:endpoints", discovery(router), methods=["POST"]),
             *(Route(path, file_of_page) for path in FILES),
-            *api_routes(router, access, api_operations(config.max_api_leases)),
+            Route(DOCUMENT_PATH, described.document),
+            Route("/docs", described.page),
+            *api_routes(router, access, operations),
         ],
         middleware=[Middleware(HostGuard, names=names), Middleware(ReadGuard, access=access)],
     )

@@ -42,10 +42,15 @@ def api_routes(router: Router, access: Access, operations: Iterable[Operation]) 
 
 
 class ByMethod:
-    """The ASGI application of one path."""
+    """The ASGI application of one path.
+
+    Attributes:
+        methods: The methods that it has.
+    """
 
     def __init__(self, endpoints: dict[str, Endpoint]) -> None:
         """Serve operations by their methods."""
+        self.methods = frozenset(endpoints)
         self._endpoints = endpoints
         self._allowed = ", ".join(sorted(endpoints))
 
