@@ -66,8 +66,8 @@ PAGES = (
         {
             200: ("A DiscoveryResponse.", JSON),
             304: ("Nothing has changed.", ""),
-            400: ("The body is no DiscoveryRequest.", TEXT),
-            503: ("The router does not know the replicas now.", TEXT),
+            400: ("The body is no DiscoveryRequest (`invalid_request`).", PROBLEM),
+            503: ("The router does not know the replicas now (`unavailable`).", PROBLEM),
         },
         method="POST",
     ),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from pydantic import BaseModel
@@ -151,13 +151,26 @@ def _responses(operation: Operation) -> JsonObject:
     return found | {status: _problem("; ".join(each)) for status, each in texts.items()}
 
 
+def _event_schema(events: Mapping[str, type[BaseModel]]) -> JsonObject:
+    data = [{"$ref": REFERENCE.format(model=model.__name__)} for model in dict.fromkeys(events.values())]
+    return {
+        "type": "object",
+        "required": ["event", "data"],
+        "properties": {
+            "event": {"enum": list(events)},
+            "id": {"type": "string"},
+            "data": {"type": "string", "contentMediaType": "application/json", "contentSchema": {"anyOf": data}},
+        },
+    }
+
+
 def _success(operation: Operation) -> JsonObject:
     answer = operation.answer
     if answer is None:
         return {"description": "Done."}
     if isinstance(answer, dict):
-        events = ", ".join(f"`{name}` with {model.__name__}" for name, model in answer.items())
-        text = f"Server-sent events, whose data is JSON: {events}."
-        return {"description": text, "content": {"text/event-stream": {"schema": {"type": "string"}}}}
+        names = ", ".join(f"`{name}` with {model.__name__}" for name, model in answer.items())
+        text = f"Server-sent events, whose data is JSON: {names}. The schema is that of one event."
+        return {"description": text, "content": {"text/event-stream": {"schema": _event_schema(answer)}}}
     schema: dict[str, Any] = {"$ref": REFERENCE.format(model=answer.__name__)}
     return {"description": "The answer.", "content": {"application/json": {"schema": schema}}}

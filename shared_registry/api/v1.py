@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from starlette.requests import Request
+from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 from starlette.types import Receive, Scope, Send
 
@@ -60,10 +62,15 @@ class ByMethod:
         if endpoint is not None:
             await endpoint(scope, receive, send)
             return
-        problem = ApiProblem("method_not_allowed", "this path has other methods", f"use one of: {self._allowed}")
-        await problem.response({"allow": self._allowed})(scope, receive, send)
+        await wrong_method(self._allowed)(scope, receive, send)
 
 
-async def no_such_path(_: object) -> object:
+def wrong_method(allowed: str) -> Response:
+    """Return the answer to a request whose method its path does not have."""
+    problem = ApiProblem("method_not_allowed", "this path has other methods", f"use one of: {allowed}")
+    return problem.response({"allow": allowed})
+
+
+async def no_such_path(_: Request) -> Response:
     """Answer a request for a path that the API does not have."""
-    return ApiProblem("not_found", "the API has no such path", "see docs/api.md").response()
+    return ApiProblem("not_found", "there is no such path", "see /docs").response()

@@ -97,3 +97,20 @@ async def test_the_page_shows_all_and_needs_no_other_host(
             assert f"<code>{method.upper()} {path}</code>" in page.text
     for name in document["components"]["schemas"]:
         assert f"<h2 id={name}>" in page.text
+
+
+async def test_paths_and_methods_that_are_not_there_get_problems(
+    start_with_admin: StartRouter, admin_of: AdminOf, backend: Backend
+) -> None:
+    admin = admin_of(await start_with_admin(backend.url))
+    for method, path, status in (
+        ("GET", "/nothing", 404),
+        ("GET", "/v1/nothing", 404),
+        ("DELETE", "/v1/replicas/a%0Ab", 404),
+        ("POST", "/status", 405),
+        ("PATCH", "/v1/replicas/a", 405),
+    ):
+        answer = await admin.request(method, path)
+        assert answer.status_code == status, path
+        assert answer.headers["content-type"] == "application/problem+json"
+        assert bool(answer.headers.get("allow")) == (status == 405)
