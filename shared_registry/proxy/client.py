@@ -578,10 +578,17 @@ class ClientConnection(asyncio.Protocol):
     def _close_politely(self, exchange: Exchange) -> None:
         """Close the connection. A client that is still sending would miss the response if it were closed at once."""
         self._is_refused = True
-        transport = cast("asyncio.Transport", self._transport)
         if exchange.is_received or exchange.is_held_back:
-            transport.close()
-            return
+            self.close()
+        else:
+            self._linger()
+
+    def _linger(self) -> None:
+        """Send the end of what was written. Read and drop what still comes, until the client or `check()` closes.
+
+        A connection that is closed while bytes wait to be read is reset, and the client may lose what was written.
+        """
+        transport = cast("asyncio.Transport", self._transport)
         self._is_lingering = True
         self._deadline = self.now() + LINGER_SECONDS
         if transport.can_write_eof():  # with TLS the client finds the end of the response by its length
@@ -623,7 +630,7 @@ class ClientConnection(asyncio.Protocol):
                 body_of.note_status(refusal.status)
             self._end_queue()
             self._transport.write(refusal.response(request_id))
-            self._transport.close()
+            self._linger()
         if body_of is None and self.site.access_log is not None:
             self._log_refusal(refusal, request_id, is_sent=is_sent)
 

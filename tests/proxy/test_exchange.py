@@ -337,6 +337,8 @@ async def test_a_slow_head_is_refused() -> None:
         assert client.wire.end == ""
         client.pass_seconds(2.0)
         assert client.wire.sent.startswith(b"HTTP/1.1 408 ")
+        assert client.wire.end == "eof"
+        client.pass_seconds(LINGER_SECONDS + 1)
         assert client.wire.end == "close"
 
 
