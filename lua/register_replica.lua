@@ -51,9 +51,9 @@ for i = 8, #ARGV, FIELD_WIDTH do
   names[#names + 1] = ARGV[i]
   given[ARGV[i]] = ARGV[i + 1]
 end
-local reply = register({mode = mode, history_id = history_id, router = router, by = by, names = names},
-  {request = request, url = replica_url, order = order, given = given})
-if reply.events then
+local call = {mode = mode, history_id = history_id, router = router, by = by, names = names, shows_events = true}
+local reply, is_changed = register(call, {request = request, url = replica_url, order = order, given = given})
+if is_changed then
   serve_queue(server_now_ms())
 end
 return reply

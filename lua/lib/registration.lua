@@ -92,7 +92,10 @@ local function name_refusal(call, one, stored, is_new)
     return {'indexing'}
   end
   local holder = name_holder(name, one.url)
-  return holder and {'name_taken', holder}
+  if holder then
+    return {'name_taken', holder}
+  end
+  return nil
 end
 
 local function position(one)
@@ -148,10 +151,11 @@ local function begin_replica(call, one, replica, exists, now_ms)
   redis.call('HSETNX', replica, 'in_flight', '0')
 end
 
--- Registers a replica. Returns the status and its values; an event follows `created` and `updated`. The caller has
--- compared the types of the keys in `WRITTEN` and the term, and calls `serve_queue` afterwards.
--- call: mode, history_id, router, by, and the names of the given fields. one: request, url, order, and given, which has
--- the value of each of these fields; an empty order lets this function choose.
+-- Registers a replica. Returns the status and its values, and whether anything has changed: then the caller has to call
+-- `serve_queue`. It has compared the types of the keys in `WRITTEN`, and the term, before.
+-- call: mode, history_id, router, by, names (of the given fields), and shows_events (whether the event follows the
+-- status). one: request, url, order, and given, which has the value of each of these fields; an empty order lets this
+-- function choose.
 local function register(call, one)
   local url, replica = one.url, keys.replica_prefix .. one.url
   local stored, refused = read_registered(replica, call.names)
@@ -214,6 +218,6 @@ local function register(call, one)
   local reply = {is_new and 'created' or 'updated'}
   emit_replica(now_ms, replica, url,
     {'kind', is_new and 'replica_registered' or 'replica_updated', 'router', call.router, 'by', call.by, 'reason', ''},
-    reply)
-  return reply
+    call.shows_events and reply or nil)
+  return reply, true
 end

@@ -135,7 +135,7 @@ def test_a_repeated_group_has_the_width_the_body_reads(name: str) -> None:
 def test_the_status_words_are_those_of_the_body(name: str) -> None:
     declared = read_header(name).statuses()
     text = body(name)
-    if "reply = register(" in text:
+    if "reply, is_changed = register(" in text:
         text += code_of((LUA_DIR / "lib" / "registration.lua").read_text(encoding="utf-8"))
     returned: set[str] = set()
     for first in re.findall(r"(?:return|reply =) \{([^,}\n]*)", text):
