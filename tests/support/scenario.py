@@ -214,6 +214,9 @@ async def _replicas(scene: Scene, space: Space) -> None:
     await answered("created", register("c1", url=C))
     space.raw.hset(space.keys.replica(C), "in_flight", "1")
     await answered("removed", deregister("c1", C))
+    many = {A: ReplicaEndpoint(A, name="A"), D: ReplicaEndpoint(D, name="D"), C: ReplicaEndpoint(C)}
+    await answered("registered", space.add_all(many, mode=Source.SEED, by="me", store=scene.one))
+    await answered("removed", deregister(space.incarnation(D), D))
 
 
 async def _election(scene: Scene, space: Space) -> None:
