@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import heapq
 import math
@@ -20,6 +21,7 @@ def is_change_pending(status: ReplicaStatus, *, ok: bool) -> bool:
     return ok is (status is ReplicaStatus.UNHEALTHY)
 
 
+@functools.lru_cache(maxsize=100_000)
 def phase_of(key: str) -> float:
     """Return a replica's phase in the interval, in [0, 1). It is the same on every router."""
     digest = hashlib.blake2b(key.encode(), digest_size=8).digest()
@@ -74,11 +76,22 @@ class Schedule:
         for key in self._due.keys() - probed.keys():
             del self._due[key]
         for key in probed.keys() - self._due.keys():
-            is_settled = server_now is not None and not self._is_overdue(probed[key], server_now)
-            if key in self._out:
-                self._due[key] = math.inf
-            else:
-                self._set(key, self._first_slot(key, now) if is_settled else now)
+            self.add(probed[key], now=now, server_now=server_now)
+
+    def add(self, record: ReplicaRecord, *, now: float, server_now: float | None = None) -> None:
+        """Schedule a replica, unless it is scheduled already; see `follow`."""
+        key = record.key
+        if key in self._due:
+            return
+        is_settled = server_now is not None and not self._is_overdue(record, server_now)
+        if key in self._out:
+            self._due[key] = math.inf
+        else:
+            self._set(key, self._first_slot(key, now) if is_settled else now)
+
+    def forget(self, key: str) -> None:
+        """Forget a replica that is no longer probed."""
+        self._due.pop(key, None)
 
     def settle(self, key: str, status: ReplicaStatus, *, ok: bool, now: float) -> None:
         """Schedule the next probe after this result, unless the replica is no longer probed."""
