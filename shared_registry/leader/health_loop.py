@@ -21,6 +21,7 @@ from shared_registry.leader.duties import end_of_term
 from shared_registry.leader.election import StandAside
 from shared_registry.leader.local_health import LocalHealth
 from shared_registry.leader.reports import Predecessors, Reports, SendReport
+from shared_registry.leader.sampling import Sampling
 from shared_registry.leader.schedule import Schedule
 from shared_registry.model import (
     NO_DOUBT,
@@ -95,6 +96,7 @@ class HealthLoop:
         self._rng = rng
         self._listeners = listeners
         self._local_health = self._new_local_health()
+        self._sampling = Sampling(interval_seconds=settings.interval_seconds)
         self._router = router
         self._predecessors = Predecessors(router=router, clock=clock)
         self._called: set[str] = set()
@@ -132,8 +134,9 @@ class HealthLoop:
                 self._listeners.on_reach(event.record.key, False)  # noqa: FBT003  the state to set
 
     def distrust(self, key: str) -> None:
-        """Use a fresh connection for the next probe of this replica, whenever it is due."""
+        """Use a fresh connection for the next probe of this replica, whenever it is due, and report each for a while."""
         self._needs_fresh.add(key)
+        self._sampling.watch(key, now=self._clock.monotonic())
 
     def _new_local_health(self) -> LocalHealth:
         return LocalHealth(
@@ -149,6 +152,7 @@ class HealthLoop:
                 results; another router should lead.
         """
         self._local_health = self._new_local_health()
+        self._sampling = Sampling(interval_seconds=self._settings.interval_seconds)
         self._called.clear()
         self._changed.clear()
         self._needs_fresh.clear()
@@ -219,6 +223,7 @@ class HealthLoop:
     def _hasten_called(self, schedule: Schedule) -> None:
         while self._called:
             called = self._called.pop()
+            self._sampling.watch(called, now=self._clock.monotonic())
             if schedule.hasten(called, now=self._clock.monotonic()):
                 self._needs_fresh.add(called)
 
@@ -255,6 +260,7 @@ class HealthLoop:
             if record is None or not record.is_probed or not authority.covers(key):
                 schedule.forget(key)
                 self._local_health.forget(key)
+                self._sampling.forget(key)
                 self._forget_url(key)
                 continue
             schedule.add(record, now=self._clock.monotonic())
@@ -292,8 +298,8 @@ class HealthLoop:
         self._waits_until = min(due, self._clock.monotonic() + LONGEST_WAIT_SECONDS)
         await wait_until(self._clock, self._waits_until, self._wake)
 
-    def _settle(self, key: str, record: ReplicaRecord, outcome: ProbeOutcome, schedule: Schedule) -> None:
-        """Schedule the next probe of a replica after this one."""
+    def _settle(self, key: str, record: ReplicaRecord, outcome: ProbeOutcome, schedule: Schedule) -> bool:
+        """Schedule the next probe of a replica after this one. Return whether the result is worth a report."""
         now, known = self._clock.monotonic(), self._replicas.record(key) or record
         if known.incarnation == record.incarnation:
             is_good = _is_good(outcome, known.health.status) or self._is_handed_over(known)
@@ -301,6 +307,8 @@ class HealthLoop:
         else:
             schedule.put_back(key, due=now)
         self._judge_oneself(known, outcome, replicas=len(schedule))
+        is_ok = outcome.error is None and outcome.trouble is None
+        return known.incarnation != record.incarnation or self._sampling.has_to_tell(known, ok=is_ok, now=now)
 
     def _result(self, record: ReplicaRecord, outcome: ProbeOutcome, address: str) -> ProbeResult | None:
         """Return what to report; nothing of a probe that could not be made, unless that happens again and again."""
@@ -403,14 +411,14 @@ class _Probe:
         loop._free += 1
         if loop._free == 1:
             loop._wake.set()
-        loop._settle(self._key, self._record, outcome, self._schedule)
-        result = loop._result(self._record, outcome, outcome.named_address(self._url))
+        is_told = loop._settle(self._key, self._record, outcome, self._schedule)
+        result = loop._result(self._record, outcome, outcome.named_address(self._url)) if is_told else None
         if result is not None:
             settings = loop._settings
             is_settled = outcome.error is None and outcome.trouble is None
             pace = settings.interval_seconds if is_settled else settings.fast_interval_seconds
             self._reports.add(result, self._mandate, good_seconds=settings.timeout_seconds + pace)
-        if self._schedule.next_due() < loop._waits_until:
+        if self._schedule.next_due() + GATHER_SECONDS < loop._waits_until:
             loop._wake.set()
 
 
