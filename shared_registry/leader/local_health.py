@@ -39,10 +39,14 @@ class LocalHealth:
     def retain(self, keys: Iterable[str]) -> None:
         """Forget every replica but these."""
         for key in self._probed - set(keys):
-            self._probed.discard(key)
-            self._unsure.pop(key, None)
-            self._unknown.discard(key)
-            self._refuted.pop(key, None)
+            self.forget(key)
+
+    def forget(self, key: str) -> None:
+        """Forget a replica."""
+        self._probed.discard(key)
+        self._unsure.pop(key, None)
+        self._unknown.discard(key)
+        self._refuted.pop(key, None)
 
     def refuted(self, key: str, *, now: float) -> None:
         """Record that another router reached a replica that this leader does not reach.
@@ -84,6 +88,8 @@ class LocalHealth:
             replicas: How many replicas are probed.
             now: The monotonic clock.
         """
+        if not self._refuted and not self._unsure:
+            return None
         if self.is_contradicted(replicas, now=now):
             return (
                 f"{self._refuted_lately(now)} of {replicas} replicas are reached by other routers and not by this one"

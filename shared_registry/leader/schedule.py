@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import heapq
 import math
@@ -14,12 +15,14 @@ JITTER_SHARE = 0.05
 
 
 def is_change_pending(status: ReplicaStatus, *, ok: bool) -> bool:
-    """Return whether the next result may change the status: the replica is unknown, failing, or recovering."""
-    if status is ReplicaStatus.UNKNOWN:
-        return True
+    """Return whether the next result may change the status: the replica is failing, or recovering.
+
+    A new replica that has responded turns healthy by that.
+    """
     return ok is (status is ReplicaStatus.UNHEALTHY)
 
 
+@functools.lru_cache(maxsize=100_000)
 def phase_of(key: str) -> float:
     """Return a replica's phase in the interval, in [0, 1). It is the same on every router."""
     digest = hashlib.blake2b(key.encode(), digest_size=8).digest()
@@ -74,11 +77,22 @@ class Schedule:
         for key in self._due.keys() - probed.keys():
             del self._due[key]
         for key in probed.keys() - self._due.keys():
-            is_settled = server_now is not None and not self._is_overdue(probed[key], server_now)
-            if key in self._out:
-                self._due[key] = math.inf
-            else:
-                self._set(key, self._first_slot(key, now) if is_settled else now)
+            self.add(probed[key], now=now, server_now=server_now)
+
+    def add(self, record: ReplicaRecord, *, now: float, server_now: float | None = None) -> None:
+        """Schedule a replica, unless it is scheduled already; see `follow`."""
+        key = record.key
+        if key in self._due:
+            return
+        is_settled = server_now is not None and not self._is_overdue(record, server_now)
+        if key in self._out:
+            self._due[key] = math.inf
+        else:
+            self._set(key, self._first_slot(key, now) if is_settled else now)
+
+    def forget(self, key: str) -> None:
+        """Forget a replica that is no longer probed."""
+        self._due.pop(key, None)
 
     def settle(self, key: str, status: ReplicaStatus, *, ok: bool, now: float) -> None:
         """Schedule the next probe after this result, unless the replica is no longer probed."""
@@ -140,4 +154,5 @@ class Schedule:
         health = record.health
         last = max(health.last_ok_at or 0.0, health.last_failure_at or 0.0)
         ok = (health.last_ok_at or 0.0) >= (health.last_failure_at or 0.0)
-        return server_now - last >= self._interval or last > server_now or is_change_pending(health.status, ok=ok)
+        is_pending = health.status is ReplicaStatus.UNKNOWN or is_change_pending(health.status, ok=ok)
+        return server_now - last >= self._interval or last > server_now or is_pending
