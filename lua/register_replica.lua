@@ -38,6 +38,7 @@
 -- include lib/history.lua
 -- include lib/events.lua
 -- include lib/names.lua
+-- include lib/restarts.lua
 -- include lib/ready.lua
 -- include lib/queue.lua
 
@@ -202,6 +203,9 @@ if is_new then
     'status_since_ms', at, 'consecutive_failures', '0', 'consecutive_successes', '0', 'admin', 'active',
     'admin_since_ms', at, 'admin_reason', '')
   redis.call('HSETNX', replica, 'in_flight', '0')
+end
+if is_new and (is_announced or is_discovered(mode)) then
+  take_over_name(new_name, replica_url, mode)
 end
 if is_announced and (is_new or returns) then
   redis.call('ZREM', keys.departing, replica_url)
