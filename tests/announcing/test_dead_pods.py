@@ -9,6 +9,7 @@ import signal
 import sys
 import time
 from collections.abc import AsyncIterator
+from typing import Self
 
 import pytest
 
@@ -48,7 +49,7 @@ class Sessions:
                     self.last_asked_at = asked_at
             await asyncio.sleep(0.02)
 
-    async def __aenter__(self) -> Sessions:
+    async def __aenter__(self) -> Self:
         self._task = asyncio.create_task(self._run())
         return self
 
