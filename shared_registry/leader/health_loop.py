@@ -97,6 +97,7 @@ class HealthLoop:
         self._called: set[str] = set()
         self._needs_fresh: set[str] = set()
         self._is_changed = True
+        self._is_running = False
         self._wake = asyncio.Event()
         self._waits_until = math.inf
         self.refused_reports = 0
@@ -126,6 +127,11 @@ class HealthLoop:
             failure_threshold=self._settings.thresholds.failure, interval_seconds=self._settings.interval_seconds
         )
 
+    @property
+    def local_health(self) -> float | None:
+        """See `LocalHealth.share`; `None` also while the loop does not run."""
+        return self._local_health.share(now=self._clock.monotonic()) if self._is_running else None
+
     async def run(self, authority: Authority) -> None:
         """Probe until cancelled or until the authority is over. The results so far are reported before the call ends.
 
@@ -135,6 +141,7 @@ class HealthLoop:
                 results; another router should lead.
         """
         self._local_health = self._new_local_health()
+        self._is_running = True
         self._called.clear()
         self._needs_fresh.clear()
         schedule = Schedule(
@@ -164,6 +171,7 @@ class HealthLoop:
             reports.discard()
             raise Fenced(f"{authority} is over; its probe results were refused") from None
         finally:
+            self._is_running = False
             with contextlib.suppress(StoreError):
                 await reports.send_all()
 

@@ -77,6 +77,20 @@ class LocalHealth:
         else:
             self._unknown.discard(key)
 
+    def share(self, *, now: float) -> float | None:
+        """Return the share of the probed replicas that this router can judge; `None` if it has probed none.
+
+        Not judged are those that its last probe could not try, and those that others have lately reached and it has
+        not.
+
+        Args:
+            now: The monotonic clock.
+        """
+        if not self._probed:
+            return None
+        wrong = {key for key, at in self._refuted.items() if now - at <= self._memory_seconds}
+        return 1 - len(self._probed & (wrong | self._unsure.keys())) / len(self._probed)
+
     def complaint(self, replicas: int, *, now: float) -> str | None:
         """Return why another router should be the leader; `None` if this one may stay.
 

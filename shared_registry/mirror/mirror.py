@@ -40,6 +40,7 @@ from shared_registry.happenings import (
     ViewStale,
 )
 from shared_registry.mirror.own_writes import OwnWrites
+from shared_registry.mirror.stream_lag import StreamLag
 from shared_registry.model import (
     ORIGIN,
     Event,
@@ -77,6 +78,7 @@ class Mirror:
         plan: How routers share the probing; `None` if the leader probes all replicas.
         gap: Why everything was read again the last time, in a word; see `ViewLoaded.reason`.
         is_stale: The view is older than `max_staleness_seconds`, so that no replica is selected.
+        stream_lag: Measures how late events come.
     """
 
     def __init__(
@@ -114,6 +116,7 @@ class Mirror:
         self.plan: Plan | None = None
         self.gap = ""
         self.is_stale = False
+        self.stream_lag = StreamLag()
         self.emitter = emitter
         self._reader = reader
         self._refresh_seconds = refresh_seconds
@@ -345,6 +348,7 @@ class Mirror:
                 raise Gap(MISSED)
             self.revision, self.mark = event.id, event.mark
         if events:
+            self.stream_lag.note(events, now=self._clock.monotonic())
             self._take(events)
             self._own_writes.pass_by(events)
             if any(event.kind is EventKind.NAMESPACE_REPAIRED for event in events):

@@ -108,3 +108,15 @@ def test_two_impossible_probes_in_a_row_are_lasting() -> None:
     assert not health("-+").is_lasting("0")
     assert health("-+", "-+").is_lasting("0")
     assert not health("-+", "-+", "++").is_lasting("0")
+
+
+@pytest.mark.parametrize(
+    ("results", "refuted", "share"),
+    [("", "", None), ("++++", "", 1.0), ("-+++", "", 0.75), ("+++-", "0", 0.5), ("-+++", "0", 0.75), ("++", "9", 1.0)],
+)
+def test_its_health_is_the_share_it_can_judge(results: str, refuted: str, share: float | None) -> None:
+    found = health(results)
+    for key in refuted:
+        found.refuted(key, now=NOW)
+    assert found.share(now=NOW) == share
+    assert found.share(now=NOW + 100 * INTERVAL) == health(results).share(now=NOW)
