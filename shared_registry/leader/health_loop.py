@@ -36,6 +36,8 @@ from shared_registry.probing.listeners import ProbeListeners
 from shared_registry.probing.peer import KnownReplicas
 
 LONGEST_WAIT_SECONDS = 1.0
+REVIEWED_AT_ONCE = 100
+"""How many changed replicas are taken over before other tasks run: about a millisecond."""
 
 
 class ProbedReplicas(KnownReplicas, Protocol):
@@ -96,16 +98,20 @@ class HealthLoop:
         self._predecessors = Predecessors(router=router, clock=clock)
         self._called: set[str] = set()
         self._needs_fresh: set[str] = set()
-        self._is_changed = True
+        self._changed: set[str] | None = None
+        self._urls: dict[str, str] = {}
         self._is_running = False
         self._wake = asyncio.Event()
         self._waits_until = math.inf
         self.refused_reports = 0
 
     def notice(self, events: Sequence[Event]) -> None:
-        """Read the replicas anew. For `Mirror.subscribed`; no events mean that anything may have changed."""
-        if not events or any(event.record is not None or event.kind is EventKind.PLAN_CHANGED for event in events):
-            self._is_changed = True
+        """Receive changes. For `Mirror.subscribed`; no events mean that anything may have changed."""
+        if not events or any(event.kind is EventKind.PLAN_CHANGED for event in events):
+            self._changed = None
+        elif self._changed is not None:
+            self._changed.update(event.record.key for event in events if event.record is not None)
+        if self._has_changes:
             self._wake.set()
         for event in events:
             self._predecessors.notice(event)
@@ -143,6 +149,7 @@ class HealthLoop:
         self._local_health = self._new_local_health()
         self._is_running = True
         self._called.clear()
+        self._urls.clear()
         self._needs_fresh.clear()
         schedule = Schedule(
             interval=self._settings.interval_seconds,
@@ -190,9 +197,8 @@ class HealthLoop:
             if mandate != authority.mandate:
                 mandate = authority.mandate
                 await self._take_over(authority, schedule)
-            if self._is_changed:
-                self._is_changed = False
-                self._follow(authority, schedule)
+            if self._has_changes:
+                await self._follow(authority, schedule)
             while self._called:
                 called = self._called.pop()
                 if schedule.hasten(called, now=self._clock.monotonic()):
@@ -207,23 +213,41 @@ class HealthLoop:
 
     async def _take_over(self, authority: Authority, schedule: Schedule) -> None:
         """Schedule the replicas that are new here by when they were probed last."""
+        self._changed = None
         with contextlib.suppress(StoreError):
             server_now = await self._replicas.read_probe_times()
-            schedule.follow(self._covered(authority), now=self._clock.monotonic(), server_now=server_now)
-        self._is_changed = True
+            await self._follow(authority, schedule, server_now=server_now)
 
-    def _covered(self, authority: Authority) -> list[ReplicaRecord]:
-        return [record for record in self._replicas.probed() if record.is_probed and authority.covers(record.key)]
+    @property
+    def _has_changes(self) -> bool:
+        return self._changed is None or bool(self._changed)
 
-    def _follow(self, authority: Authority, schedule: Schedule) -> None:
-        records = self._covered(authority)
-        schedule.follow(records, now=self._clock.monotonic())
-        self._local_health.retain(record.key for record in records)
-        for record in records:
-            if record.health.status is not ReplicaStatus.HEALTHY:
-                self._listeners.on_reach(record.key, True)  # noqa: FBT003  nobody uses it
-        if self._listeners.retain:
-            self._listeners.retain(map(self._settings.url_of, records))
+    async def _follow(self, authority: Authority, schedule: Schedule, *, server_now: float | None = None) -> None:
+        """Take over what has changed since the last call. Other tasks run in between if that is much."""
+        changed, self._changed = self._changed, set()
+        if changed is None:
+            changed = self._urls.keys() | {record.key for record in self._replicas.probed()}
+        have_urls_changed = False
+        for at, key in enumerate(changed, 1):
+            have_urls_changed |= self._review(key, authority, schedule, server_now)
+            if not at % REVIEWED_AT_ONCE:
+                await asyncio.sleep(0)
+        if have_urls_changed and self._listeners.retain:
+            self._listeners.retain(self._urls.values())
+
+    def _review(self, key: str, authority: Authority, schedule: Schedule, server_now: float | None) -> bool:
+        """Schedule a replica if it is to be probed. Return whether the url that is probed for it has changed."""
+        record, former = self._replicas.record(key), self._urls.get(key)
+        if record is None or not record.is_probed or not authority.covers(key):
+            schedule.drop(key)
+            self._local_health.forget(key)
+            self._urls.pop(key, None)
+            return former is not None
+        schedule.add(record, now=self._clock.monotonic(), server_now=server_now)
+        if record.health.status is not ReplicaStatus.HEALTHY:
+            self._listeners.on_reach(key, True)  # noqa: FBT003  nobody uses it
+        url = self._urls[key] = self._settings.url_of(record)
+        return url != former
 
     async def _wait_until(self, due: float) -> None:
         """Wait for a due time, or until woken."""

@@ -5,8 +5,6 @@ It is not if many probes fail because of its own trouble, or if other routers re
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 from shared_registry.probing.own_trouble import OwnTrouble
 
 LEAST_PROBES = 4
@@ -36,13 +34,12 @@ class LocalHealth:
         self._unknown: set[str] = set()
         self._reason = ""
 
-    def retain(self, keys: Iterable[str]) -> None:
-        """Forget every replica but these."""
-        for key in self._probed - set(keys):
-            self._probed.discard(key)
-            self._unsure.pop(key, None)
-            self._unknown.discard(key)
-            self._refuted.pop(key, None)
+    def forget(self, key: str) -> None:
+        """Forget a replica that is no longer probed."""
+        self._probed.discard(key)
+        self._unsure.pop(key, None)
+        self._unknown.discard(key)
+        self._refuted.pop(key, None)
 
     def refuted(self, key: str, *, now: float) -> None:
         """Record that another router reached a replica that this leader does not reach.

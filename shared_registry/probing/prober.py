@@ -168,9 +168,12 @@ class HttpProber:
         """Close the connections to all replicas except these; see `forget`.
 
         Raises:
-            ConfigError: One of them is not a replica's url; nothing was forgotten.
+            ConfigError: There are connections, and one of these is not a replica's url; nothing was forgotten.
         """
-        kept = {_split(url)[0] for url in urls}
+        if not self._origins:
+            return
+        known = self._known
+        kept = {known[url][0].key if url in known else _split(url)[0] for url in urls}
         for key in self._origins.keys() - kept:
             self._drop(key)
         self._names.retain(origin.host for origin in self._origins.values())

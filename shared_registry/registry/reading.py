@@ -169,6 +169,11 @@ class RegistryReads(RegistryState):
         """Whether the view is older than `max_staleness_seconds`, so that nothing is selected."""
         return self._mirror.is_stale
 
+    @property
+    def is_settling(self) -> bool:
+        """Whether Redis has lost data, so that new sessions get no slot before what runs is back."""
+        return self._mirror.is_settling
+
     async def queue_depth(self) -> int:
         """Return how many sessions wait for a slot, over all routers."""
         return await self._reader.queue_depth()
