@@ -383,7 +383,7 @@ async def _leases(scene: Scene, space: Space) -> None:
         await space.make("healthy", url)
     await answered("granted", scene.acquire(f"{other}:session", E, avoided=[A]))
     await answered("released", scene.release(f"{other}:session"))
-    await answered("granted", scene.acquire(f"{other}:session"))
+    await answered("returned", scene.acquire(f"{other}:session"))
     await answered("granted", scene.acquire(f"{third}:session", avoided=[A, E]))
     moved = f"{third}:session"
     await answered("restored", scene.restore({moved: E, fourth: D, first: A, "0000000f": "http://unknown"}))
