@@ -20,21 +20,27 @@ class _Healthy(http.server.BaseHTTPRequestHandler):
         self.send_header("Content-Length", "0")
         self.end_headers()
 
-    def log_message(self, *_: object) -> None:  # type: ignore[override]
+    def log_message(self, *_: object) -> None:
         pass
 
 
 async def _place(redis_url: str, url: str) -> None:
     config = RouterConfig(redis_url=redis_url, replicas=[ReplicaEndpoint(url, capacity=1)])
     async with SharedReplicaRegistry(config) as registry, await registry.acquire(timeout=20) as lease:
-        assert lease.replica.url == url
+        _expect(url, lease.replica.url)
+
+
+def _expect(wanted: str, found: str) -> None:
+    if wanted != found:
+        raise SystemExit(f"expected {wanted}, found {found}")
 
 
 def main(version: str) -> None:
     """Fail unless this version is installed outside of any checkout, and works."""
     package = Path(shared_registry.__file__)
-    assert package.is_relative_to(sys.prefix), package
-    assert shared_registry.__version__ == version, shared_registry.__version__
+    if not package.is_relative_to(sys.prefix):
+        raise SystemExit(f"{package} is not in {sys.prefix}")
+    _expect(version, shared_registry.__version__)
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Healthy) as replica, EmbeddedServer() as server:
         threading.Thread(target=replica.serve_forever, daemon=True).start()
         asyncio.run(_place(server.url, f"http://127.0.0.1:{replica.server_port}"))

@@ -1,8 +1,8 @@
 """What mkdocs needs to make a site of pages that are written for the repository.
 
-Links in pages lead from file to file of the repository, so pages and files outside docs/ become parts of the site, and each link
-is rewritten to where its file is there. Lists are read as repositories show them: without a blank line before, nested by two
-spaces.
+Links in pages lead from file to file of the repository, so pages and files outside docs/ become parts of the site, and
+each link is rewritten to where its file is there. Lists are read as repositories show them: without a blank line before,
+nested by two spaces.
 """
 
 from __future__ import annotations
@@ -65,7 +65,9 @@ def _with_decisions(entry: Any, decisions: list[str]) -> Any:
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Add the pages and examples that lie outside docs/."""
     outside = [ROOT / name for name in ROOT_PAGES if (ROOT / name).exists()]
-    examples = [path for path in sorted((ROOT / "examples").rglob("*")) if path.is_file() and "__pycache__" not in path.parts]
+    examples = [
+        path for path in sorted((ROOT / "examples").rglob("*")) if path.is_file() and "__pycache__" not in path.parts
+    ]
     outside += sorted((ROOT / "packaging" / "systemd").iterdir())
     for path in (*outside, *examples):
         uri = path.relative_to(ROOT).as_posix()
@@ -86,7 +88,7 @@ def _listing(examples: list[Path]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
+def on_page_markdown(markdown: str, page: Page, **_: object) -> str:
     """Rewrite links from places in the repository to places in the site."""
     uri = page.file.src_uri
     here = {"index.md": "README.md", LISTING: LISTING}.get(uri)
@@ -106,7 +108,9 @@ def _prose(text: str, here: str, uri: str) -> str:
 
 
 def _relocated(target: str, here: str, uri: str) -> str:
-    there = target[1:] if target.startswith("/") else posixpath.normpath(posixpath.join(posixpath.dirname(here), target))
+    there = (
+        target[1:] if target.startswith("/") else posixpath.normpath(posixpath.join(posixpath.dirname(here), target))
+    )
     if (ROOT / there).is_dir():
         there = f"{there}/README.md" if (ROOT / there / "README.md").exists() else LISTING
     placed = {"README.md": "index.md"}.get(there, there.removeprefix("docs/"))

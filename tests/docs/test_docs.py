@@ -9,7 +9,9 @@ import pytest
 
 TESTS = Path(__file__).parents[1]
 GUARANTEES = TESTS.parent / "docs" / "guarantees.md"
-PAGES = [path for folder in ("", "docs/", "docs/*/", "examples/*/") for path in sorted(TESTS.parent.glob(f"{folder}*.md"))]
+PAGES = [
+    path for folder in ("", "docs/", "docs/*/", "examples/*/") for path in sorted(TESTS.parent.glob(f"{folder}*.md"))
+]
 LINKS = re.compile(r"\]\((?!https?:)([^)#\s]*)#?([^)\s]*)\)")
 NAMED = sorted(set(re.findall(r"`([a-z_/]+\.py)::(test_\w+)`", GUARANTEES.read_text(encoding="utf-8"))))
 

@@ -80,7 +80,7 @@ def test_no_retired_word_is_used(page: Path) -> None:
     assert used == set()
 
 
-def test_the_glossary_is_short_and_each_of_its_terms_is_used() -> None:
+def test_the_glossary_is_short_and_its_terms_are_used() -> None:
     glossary = (ROOT / "docs" / "glossary.md").read_text(encoding="utf-8")
     rows = re.findall(r"^\| (?!term|---)([^|]+) \|", glossary, re.MULTILINE)
     assert len(rows) <= MAX_TERMS

@@ -17,6 +17,8 @@ from tests.support.programs import free_port, mock_replica
 
 README = ROOT / "README.md"
 TEXT = README.read_text(encoding="utf-8")
+PROGRAM: str
+FROM_CHECKOUT: str
 FROM_CHECKOUT, *_ = re.findall(r"```sh\n(.*?)```", TEXT, re.DOTALL)
 [PROGRAM] = re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)
 REPLICA = "http://127.0.0.1:8000"
@@ -60,7 +62,7 @@ def test_its_commands_run_in_order_as_they_stand(run_as_reader: RunScript) -> No
 
 
 @pytest.mark.slow
-def test_the_two_commands_of_a_checkout_are_the_demo_and_the_tests() -> None:
+def test_a_checkouts_two_commands_are_demo_and_tests() -> None:
     demo, test = FROM_CHECKOUT.splitlines()
     tools = [f"BIN={Path(sys.executable).parent}", "--old-file=venv", "--old-file=runtime"]
     shown = subprocess.run([*demo.split(), *tools], cwd=ROOT, capture_output=True, text=True, timeout=58, check=False)

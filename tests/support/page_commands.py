@@ -45,7 +45,8 @@ class Page:
 def read_page(text: str) -> Page:
     """Return the files and commands of a page."""
     parts = ["set -eu"]
-    commands, omitted = [], []
+    commands: list[str] = []
+    omitted: list[str] = []
     for found in BLOCK.finditer(text):
         language, body = found.groups()
         before = text[: found.start()].rstrip()
@@ -69,11 +70,20 @@ def make_environment(home: Path, wheel: Path, redis_server: Path) -> dict[str, s
     pip.chmod(0o755)
     (home / "bin" / "redis-server").symlink_to(redis_server)
     settings = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "PIP_"))}
-    offline = {"PIP_NO_INDEX": "1", "PIP_NO_DEPS": "1", "PIP_IGNORE_INSTALLED": "1", "PIP_FIND_LINKS": str(wheel.parent)}
-    return settings | offline | {"PATH": f"{home / 'bin'}{os.pathsep}{os.environ['PATH']}", "PIP_CONFIG_FILE": os.devnull}
+    offline = {
+        "PIP_NO_INDEX": "1",
+        "PIP_NO_DEPS": "1",
+        "PIP_IGNORE_INSTALLED": "1",
+        "PIP_FIND_LINKS": str(wheel.parent),
+    }
+    return (
+        settings | offline | {"PATH": f"{home / 'bin'}{os.pathsep}{os.environ['PATH']}", "PIP_CONFIG_FILE": os.devnull}
+    )
 
 
-def run_script(script: str, folder: Path, variables: dict[str, str], seconds: float) -> subprocess.CompletedProcess[str]:
+def run_script(
+    script: str, folder: Path, variables: dict[str, str], seconds: float
+) -> subprocess.CompletedProcess[str]:
     """Run a script in a network of its own, and end all that it leaves behind."""
     alone = ["unshare", "-rn", "sh", "-c", 'ip link set lo up && exec "$@"', "sh", "bash", "-c", script]
     output = folder / "output.txt"

@@ -31,8 +31,8 @@ Made from the settings' own docstrings by `python -m tests.tools.config_referenc
 
 A setting is read from four sources, and the first that has it is used. They are the command line (`--redis`,
 `--namespace`, and further options in a command's `--help`), the environment (`SHARED_REGISTRY_<SETTING>`), the YAML
-file given with `--config`, and the default. Code that builds `RouterConfig(...)` itself reads neither file nor environment.
-`shared-registry config show` prints the values in force and the source of each.
+file given with `--config`, and the default. Code that builds `RouterConfig(...)` itself reads neither file nor
+environment. `shared-registry config show` prints the values in force and the source of each.
 
 ```yaml
 router:

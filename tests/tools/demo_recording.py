@@ -2,7 +2,8 @@
 
 python -m tests.tools.demo_recording
 
-The picture is one SVG without scripts: all lines are there, and an animation moves them through a window. Pauses are shortened.
+The picture is one SVG without scripts: all lines are there, and an animation moves them through a window. Pauses are
+shortened.
 """
 
 from __future__ import annotations
