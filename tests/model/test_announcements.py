@@ -26,7 +26,7 @@ TTL_MS = 1_000_000
 """So long that the time that the test itself takes does not matter."""
 URLS = ("http://127.0.0.1:8000", "http://127.0.0.2:8000", "http://127.0.0.3:8000")
 NAMES = ("", "pod-1", "pod-2")
-urls, names = st.sampled_from(URLS), st.sampled_from(NAMES)
+urls, names = st.sampled_from(URLS), st.sampled_from([*NAMES, "pod-1", "pod-1"])
 
 
 @dataclass
@@ -183,6 +183,14 @@ class Announcements(RuleBasedStateMachine):
         """The program beside the replica is killed and starts again, as another instance."""
         self.instances[url] = self.new_instance()
 
+    @rule(url=urls, to=urls)
+    def move(self, url: str, to: str) -> None:
+        """A pod is killed and comes back with its name under an address where nobody is, or nobody is any more."""
+        if (one := self.expected.held.get(url)) and to != url and not self.expected.is_alive(to):
+            self.instances[url] = self.new_instance()
+            self.instances[to] = self.new_instance()
+            self.announce(to, one.name)
+
     @rule(url=urls)
     def withdraw(self, url: str) -> None:
         reply = self.runner.run(self.space.store.withdraw(url, self.instances[url]))
@@ -250,4 +258,4 @@ def machine(server: EmbeddedServer) -> Iterator[type[Announcements]]:
 
 @takes_long
 def test_announcements_behave_like_the_model(machine: type[Announcements]) -> None:
-    run_state_machine_as_test(machine, settings=effort(examples=40, steps=30))
+    run_state_machine_as_test(machine, settings=effort(examples=80, steps=30))
