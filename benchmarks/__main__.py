@@ -20,6 +20,7 @@ from typing import Protocol
 from rich.console import Console
 
 from benchmarks import (
+    announced,
     bounds,
     failover,
     fleet,
@@ -79,13 +80,14 @@ SUBJECTS: dict[str, Subject] = {
     "gateways": gateways,
     "holds": holds,
     "idle": idle,
+    "announced": announced,
     "starting": starting,
     "outage": outage,
     "loss": loss,
     "verdicts": verdicts,
     "bounds": bounds,
 }
-WAITING = ("failover", "fleet", "idle", "outage", "sharing")
+WAITING = ("announced", "failover", "fleet", "idle", "outage", "sharing")
 """They mostly wait, and measure CPU by the process: --quick runs them side by side."""
 INTERRUPTED = 130
 REPORT_WIDTH = 130
