@@ -123,12 +123,12 @@ local function position()
   if order ~= '' then
     return tonumber(order)
   end
-  local current = redis.call('ZSCORE', keys.replicas, replica_url)
+  local current = stored_number(redis.call('ZSCORE', keys.replicas, replica_url))
   if current then
-    return tonumber(current)
+    return current
   end
   local last = redis.call('ZREVRANGE', keys.replicas, 0, 0, 'WITHSCORES')
-  return math.max(tonumber(redis.call('HGET', keys.meta, 'next_order') or '0'), last[2] and tonumber(last[2]) + 1 or 0)
+  return math.max(stored_number(redis.call('HGET', keys.meta, 'next_order'), 0), stored_number(last[2], -1) + 1)
 end
 
 local placed = position()
@@ -171,7 +171,7 @@ end
 
 begin_history(history_id)
 redis.call('HSET', keys.meta, 'next_order',
-  whole(math.max(tonumber(redis.call('HGET', keys.meta, 'next_order') or '0'), placed + 1)))
+  whole(math.max(stored_number(redis.call('HGET', keys.meta, 'next_order'), 0), placed + 1)))
 redis.call('ZADD', keys.replicas, whole(placed), replica_url)
 claim_name(new_name, replica_url)
 redis.call('HSET', replica, 'spec_request', request, unpack(spec))
