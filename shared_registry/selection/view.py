@@ -269,6 +269,8 @@ class View:
 
     def _show(self, key: str, record: ReplicaRecord) -> None:
         replica = self.handle(record)
+        if replica.name != record.endpoint.name:
+            self._former_names.note(replica)
         replica.record = self._without_ended(record)
         self._replicas[key] = replica
         self._touched[replica] = None
