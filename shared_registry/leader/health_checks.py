@@ -148,7 +148,8 @@ class HealthChecks:
                         group.create_task(peer.run())
                         if shared is not None:
                             group.create_task(shared.run())
-                        await self._election.run()
+                        if config.may_lead:
+                            await self._election.run()
             finally:
                 self._election = self._loop = self._peer = None
 
