@@ -126,9 +126,9 @@ async def _take_part(
 
     try:
         await registry.start(timeout_seconds=wait_seconds)
-        where, extra = mask_redis_url(registry.config.redis_url), {"router": registry.router_key}
-        text = "router: %s probes for namespace %s at %s"
-        logger.info(text, registry.router_key, registry.config.namespace, where, extra=extra)
+        key, namespace = registry.router_key, registry.config.namespace
+        where = mask_redis_url(registry.config.redis_url)
+        logger.info("router: %s probes for namespace %s at %s", key, namespace, where, extra={"router": key})
         joined.set()
         with Narrator(registry, pool=pool).narrating():
             await asyncio.get_running_loop().create_future()

@@ -15,12 +15,12 @@ from shared_registry.probing.connection import (
     Received,
     Response,
     WholeRequest,
-    failure_of,
+    exchange_failure,
 )
 from shared_registry.probing.own_trouble import OwnTrouble
 from shared_registry.probing.plain_response import read_plain
 
-Ended = Callable[[Response | ProbeFailure | OwnTrouble], None]
+ExchangeEnded = Callable[[Response | ProbeFailure | OwnTrouble], None]
 """Receives the response, or why there is none."""
 
 
@@ -38,7 +38,7 @@ class KeptConnection(asyncio.Protocol):
         """Take over a connection, which must be idle."""
         self.exchanges = 1
         self.has_received = False
-        self._ended: Ended | None = None
+        self._ended: ExchangeEnded | None = None
         self._request: WholeRequest
         self._reader: ResponseReader | None = None
         self._received: Received
@@ -50,7 +50,7 @@ class KeptConnection(asyncio.Protocol):
         """Whether it can carry another exchange, as far as this side knows."""
         return self._is_usable and self._ended is None and not self._transport.is_closing()
 
-    def begin(self, request: WholeRequest, ended: Ended) -> None:
+    def begin(self, request: WholeRequest, ended: ExchangeEnded) -> None:
         """Send a request. The connection must be idle.
 
         Args:
@@ -143,7 +143,7 @@ class KeptConnection(asyncio.Protocol):
         self._is_usable = False
         if self._ended is not None:
             received = self._received if self._reader is not None else Received()
-            self._end(failure_of(error, received, has_received=self.has_received))
+            self._end(exchange_failure(error, received, has_received=self.has_received))
 
     def _end(self, found: Response | ProbeFailure | OwnTrouble) -> None:
         ended, self._ended, self._reader = self._ended, None, None

@@ -78,7 +78,7 @@ def test_a_pause_beyond_the_limit_leaves_one_more_turn() -> None:
     assert wheel.turn(wheel.next_turn) == [limit]
 
 
-def test_a_process_that_is_always_late_does_not_wait_for_ever() -> None:
+def test_a_process_that_is_always_late_still_ends_limits() -> None:
     wheel, limit, now = Wheel(), Limit(), START
     wheel.add(limit, 1.0, now=now)
     ended: list[Limit] = []

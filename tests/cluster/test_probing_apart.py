@@ -62,7 +62,7 @@ async def test_a_router_that_only_probes_leads_and_listens_nowhere(
     assert json.loads(run("routers", "--json", **settings).out)["routers"] == []
 
 
-async def test_a_router_that_never_leads_leaves_it_to_one_that_probes(
+async def test_a_router_that_never_leads_leaves_it_to_others(
     tmp_path: Path, server: EmbeddedServer, namespace: str, replica: ReplicaServer
 ) -> None:
     settings, keys = variables(server, namespace, replicas=replica.url()), Keys(namespace)

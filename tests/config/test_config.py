@@ -129,6 +129,7 @@ LOCAL_SETTINGS = {
     "namespace",
     "cluster",
     "router_id",
+    "may_lead",
     "probe_concurrency",
     "refresh_seconds",
     "max_staleness_seconds",

@@ -43,7 +43,7 @@ def test_in_a_small_fleet_each_success_is_reported() -> None:
 
 
 @pytest.mark.parametrize(("count", "silence"), [(2_000, 20.0), (3_900, 20.0), (10_000, 40.0), (50_000, 40.0)])
-def test_in_a_large_fleet_reports_are_few_and_each_has_its_turn(count: int, silence: float) -> None:
+def test_in_a_large_fleet_each_replica_has_its_turn(count: int, silence: float) -> None:
     fleet, sampling = fleet_of(count), Sampling(interval_seconds=INTERVAL)
     assert len(rounds(sampling, fleet, 1)[0]) == count, "what a new leader finds"
     rounds(sampling, fleet, 8, first=1)
