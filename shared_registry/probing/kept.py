@@ -8,6 +8,7 @@ from typing import cast
 
 from shared_registry.http1.connection import ReplicaClosed, ReplicaConnection
 from shared_registry.http1.response import ReplicaBroke, ResponseReader
+from shared_registry.probing.budget import KeptBudget
 from shared_registry.probing.connection import (
     BODY_LIMIT,
     BodyTooLong,
@@ -32,10 +33,22 @@ class KeptConnection(asyncio.Protocol):
         exchanges: How many exchanges it has carried.
     """
 
-    __slots__ = ("_ended", "_is_usable", "_reader", "_received", "_request", "_transport", "exchanges", "has_received")
+    __slots__ = (
+        "_budget",
+        "_ended",
+        "_is_usable",
+        "_reader",
+        "_received",
+        "_request",
+        "_transport",
+        "exchanges",
+        "has_received",
+    )
 
-    def __init__(self, connection: ReplicaConnection) -> None:
-        """Take over a connection, which must be idle."""
+    def __init__(self, connection: ReplicaConnection, budget: KeptBudget) -> None:
+        """Take over a connection, which must be idle. It counts in the budget until it has ended."""
+        self._budget = budget
+        budget.kept += 1
         self.exchanges = 1
         self.has_received = False
         self._ended: ExchangeEnded | None = None
@@ -116,6 +129,7 @@ class KeptConnection(asyncio.Protocol):
 
     def connection_lost(self, error: Exception | None) -> None:
         """End the exchange under way, if there is one."""
+        self._budget.kept -= 1
         self._is_usable = False
         lost = ReplicaClosed(str(error) if error else "it closed the connection")
         lost.__cause__ = error

@@ -27,6 +27,7 @@ from shared_registry.aio.wheel import Limit, Wheel
 from shared_registry.config import RouterConfig
 from shared_registry.errors import ConfigError, UsageError
 from shared_registry.http1.connection import ReplicaConnection
+from shared_registry.probing.budget import KeptBudget
 from shared_registry.probing.connection import (
     ProbeFailure,
     Response,
@@ -220,6 +221,7 @@ class HttpProber:
         self._origins: dict[str, _Origin] = {}
         self._known: dict[str, tuple[_Origin, str]] = {}
         self._is_http = self._config.health_check_type == "http"
+        self._budget = KeptBudget()
         self._under_way = Wheel()
         self._turning: asyncio.TimerHandle | None = None
         self._has_descriptors_until = -math.inf
@@ -421,8 +423,10 @@ class HttpProber:
         response = await self._exchange(origin, opened, request.packed)
         if origin.is_https:
             origin.sessions.learn(opened.tls, time.monotonic())
-        if origin.opened is not None:
-            origin.opened, origin.kept = None, KeptConnection(origin.opened)
+        if origin.opened is not None and self._budget.has_room:
+            origin.opened, origin.kept = None, KeptConnection(origin.opened, self._budget)
+        else:
+            origin.hang_up()
         return response
 
     def _request(self, origin: _Origin, target: str) -> _Request:

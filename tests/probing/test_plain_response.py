@@ -11,6 +11,7 @@ import h11
 import pytest
 
 from shared_registry.http1.connection import ReplicaConnection
+from shared_registry.probing.budget import KeptBudget
 from shared_registry.probing.connection import ProbeFailure, Response, WholeRequest
 from shared_registry.probing.kept import KeptConnection
 from shared_registry.probing.own_trouble import OwnTrouble
@@ -94,7 +95,7 @@ class Wire:
 
 def read_in_pieces(pieces: list[bytes]) -> list[Response | ProbeFailure | OwnTrouble]:
     wire = Wire()
-    kept = KeptConnection(cast("ReplicaConnection", wire))
+    kept = KeptConnection(cast("ReplicaConnection", wire), KeptBudget())
     found: list[Response | ProbeFailure | OwnTrouble] = []
     kept.begin(REQUEST, found.append)
     for piece in pieces:
@@ -154,7 +155,7 @@ def test_what_follows_a_response_unasked_closes_the_connection() -> None:
     for extra in (b"x", PLAIN[0]):
         for pieces in itertools.product(([PLAIN[0] + extra], [PLAIN[0], extra])):
             wire = Wire()
-            kept = KeptConnection(cast("ReplicaConnection", wire))
+            kept = KeptConnection(cast("ReplicaConnection", wire), KeptBudget())
             found: list[Any] = []
             kept.begin(REQUEST, found.append)
             for piece in pieces[0]:
