@@ -9,7 +9,7 @@ ENV PIP_CONSTRAINT=/src/constraints.txt PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_C
 # What it depends on comes first: this layer stays until the pins change.
 COPY constraints.txt pyproject.toml ./
 RUN python -m venv /app \
-    && python -c 'import tomllib; p = tomllib.load(open("pyproject.toml", "rb"))["project"]; extras = p["optional-dependencies"]; print(*p["dependencies"], *extras["cli"], *extras["router"], *extras["demo"][1:], sep="\n")' \
+    && python -c 'import tomllib; p = tomllib.load(open("pyproject.toml", "rb"))["project"]; extras = p["optional-dependencies"]; print(*p["dependencies"], *extras["cli"], *extras["router"], *extras["discovery"], *extras["demo"][1:], sep="\n")' \
     | /app/bin/pip install --quiet --requirement /dev/stdin
 COPY README.md LICENSE ./
 COPY lua lua

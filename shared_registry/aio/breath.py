@@ -14,8 +14,13 @@ class Breath:
     def __init__(self) -> None:
         self._until = time.perf_counter() + PIECE_SECONDS
 
+    @property
+    def is_over(self) -> bool:
+        """Whether this piece has taken `PIECE_SECONDS`."""
+        return time.perf_counter() >= self._until
+
     async def pause(self) -> None:
         """Return at once, or after the loop has run if this piece has taken `PIECE_SECONDS`. Call it for each item."""
-        if time.perf_counter() >= self._until:
+        if self.is_over:
             await asyncio.sleep(0)
             self._until = time.perf_counter() + PIECE_SECONDS

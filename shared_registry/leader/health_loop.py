@@ -40,6 +40,8 @@ from shared_registry.probing.prober import WarmProbe
 LONGEST_WAIT_SECONDS = 1.0
 GATHER_SECONDS = 0.02
 """How long to gather probes that are due, after some have begun: each time that the loop wakes costs."""
+REVIEWED_AT_ONCE = 100
+"""How many changed replicas are taken over before other tasks run: about a millisecond."""
 
 
 class ProbedReplicas(KnownReplicas, Protocol):
@@ -101,9 +103,9 @@ class HealthLoop:
         self._predecessors = Predecessors(router=router, clock=clock)
         self._called: set[str] = set()
         self._needs_fresh: set[str] = set()
-        self._is_changed = True
-        self._changed: set[str] = set()
+        self._changed: set[str] | None = None
         self._urls: dict[str, str] = {}
+        self._is_running = False
         self._wake = asyncio.Event()
         self._waits_until = math.inf
         self._warm: set[WarmProbe] = set()
@@ -112,17 +114,14 @@ class HealthLoop:
         self.refused_reports = 0
 
     def notice(self, events: Sequence[Event]) -> None:
-        """Take over what has changed. For `Mirror.subscribed`; no events mean that anything may have changed."""
-        if not events:
-            self._is_changed = True
+        """Receive changes. For `Mirror.subscribed`; no events mean that anything may have changed."""
+        if not events or any(event.kind is EventKind.PLAN_CHANGED for event in events):
+            self._changed = None
+        elif self._changed is not None:
+            self._changed.update(event.record.key for event in events if event.record is not None)
+        if self._has_changes:
             self._wake.set()
         for event in events:
-            if event.kind is EventKind.PLAN_CHANGED:
-                self._is_changed = True
-                self._wake.set()
-            elif event.record is not None:
-                self._changed.add(event.record.key)
-                self._wake.set()
             self._predecessors.notice(event)
             if event.kind is EventKind.REPLICA_REPORTED:
                 self._called.add(event.reported)
@@ -143,6 +142,11 @@ class HealthLoop:
             failure_threshold=self._settings.thresholds.failure, interval_seconds=self._settings.interval_seconds
         )
 
+    @property
+    def local_health(self) -> float | None:
+        """See `LocalHealth.share`; `None` also while the loop does not run."""
+        return self._local_health.share(now=self._clock.monotonic()) if self._is_running else None
+
     async def run(self, authority: Authority) -> None:
         """Probe until cancelled or until the authority is over. The results so far are reported before the call ends.
 
@@ -151,10 +155,11 @@ class HealthLoop:
             StandAside: Too many probes fail because of this router's own trouble, or Redis takes none of its
                 results; another router should lead.
         """
+        self._is_running = True
         self._local_health = self._new_local_health()
         self._sampling = Sampling(interval_seconds=self._settings.interval_seconds)
         self._called.clear()
-        self._changed.clear()
+        self._urls.clear()
         self._needs_fresh.clear()
         schedule = Schedule(
             interval=self._settings.interval_seconds,
@@ -183,6 +188,7 @@ class HealthLoop:
             reports.discard()
             raise Fenced(f"{authority} is over; its probe results were refused") from None
         finally:
+            self._is_running = False
             with contextlib.suppress(StoreError):
                 await reports.send_all()
 
@@ -199,7 +205,8 @@ class HealthLoop:
                 if mandate != authority.mandate:
                     mandate = authority.mandate
                     await self._take_over(authority, schedule)
-                self._follow(authority, schedule)
+                if self._has_changes:
+                    await self._follow(authority, schedule)
                 self._hasten_called(schedule)
                 has_begun = self._begin_due(authority, schedule, reports, group)
                 due = schedule.next_due() if self._free else math.inf
@@ -227,9 +234,7 @@ class HealthLoop:
             if schedule.hasten(called, now=self._clock.monotonic()):
                 self._needs_fresh.add(called)
 
-    def _begin_due(
-        self, authority: Authority, schedule: Schedule, reports: Reports, group: asyncio.TaskGroup
-    ) -> bool:
+    def _begin_due(self, authority: Authority, schedule: Schedule, reports: Reports, group: asyncio.TaskGroup) -> bool:
         """Begin the probes that are due, as far as there is room. Return whether there were any."""
         has_begun = False
         while self._free and (key := schedule.pop_due(self._clock.monotonic())) is not None:
@@ -240,32 +245,41 @@ class HealthLoop:
 
     async def _take_over(self, authority: Authority, schedule: Schedule) -> None:
         """Schedule the replicas that are new here by when they were probed last."""
+        self._changed = None
         with contextlib.suppress(StoreError):
             server_now = await self._replicas.read_probe_times()
-            schedule.follow(self._covered(authority), now=self._clock.monotonic(), server_now=server_now)
-        self._is_changed = True
+            await self._follow(authority, schedule, server_now=server_now)
 
-    def _covered(self, authority: Authority) -> list[ReplicaRecord]:
-        return [record for record in self._replicas.probed() if record.is_probed and authority.covers(record.key)]
+    @property
+    def _has_changes(self) -> bool:
+        return self._changed is None or bool(self._changed)
 
-    def _follow(self, authority: Authority, schedule: Schedule) -> None:
-        """Take over the replicas that have changed since the last call."""
+    async def _follow(self, authority: Authority, schedule: Schedule, *, server_now: float | None = None) -> None:
+        """Take over what has changed since the last call. Other tasks run in between if that is much."""
         changed, self._changed = self._changed, set()
-        if self._is_changed:
-            self._is_changed = False
-            self._follow_all(authority, schedule)
+        is_anything = changed is None
+        if changed is None:
+            changed = self._urls.keys() | {record.key for record in self._replicas.probed()}
+        for at, key in enumerate(changed, 1):
+            self._review(key, authority, schedule, server_now)
+            if not at % REVIEWED_AT_ONCE:
+                await asyncio.sleep(0)
+        if is_anything and self._listeners.retain:
+            self._listeners.retain(self._urls.values())
+
+    def _review(self, key: str, authority: Authority, schedule: Schedule, server_now: float | None) -> None:
+        """Schedule a replica if it is to be probed."""
+        record = self._replicas.record(key)
+        if record is None or not record.is_probed or not authority.covers(key):
+            schedule.drop(key)
+            self._local_health.forget(key)
+            self._sampling.forget(key)
+            self._forget_url(key)
             return
-        for key in changed:
-            record = self._replicas.record(key)
-            if record is None or not record.is_probed or not authority.covers(key):
-                schedule.forget(key)
-                self._local_health.forget(key)
-                self._sampling.forget(key)
-                self._forget_url(key)
-                continue
-            schedule.add(record, now=self._clock.monotonic())
-            if record.health.status is not ReplicaStatus.HEALTHY:
-                self._listeners.on_reach(key, True)  # noqa: FBT003  nobody uses it
+        schedule.add(record, now=self._clock.monotonic(), server_now=server_now)
+        if record.health.status is not ReplicaStatus.HEALTHY:
+            self._listeners.on_reach(key, True)  # noqa: FBT003  nobody uses it
+        self._url(record)
 
     def _forget_url(self, key: str) -> None:
         """Close the connection over which a replica was probed."""
@@ -280,17 +294,6 @@ class HealthLoop:
             self._forget_url(record.key)
             self._urls[record.key] = url
         return url
-
-    def _follow_all(self, authority: Authority, schedule: Schedule) -> None:
-        records = self._covered(authority)
-        schedule.follow(records, now=self._clock.monotonic())
-        self._local_health.retain(record.key for record in records)
-        for record in records:
-            if record.health.status is not ReplicaStatus.HEALTHY:
-                self._listeners.on_reach(record.key, True)  # noqa: FBT003  nobody uses it
-        self._urls = {record.key: self._settings.url_of(record) for record in records}
-        if self._listeners.retain:
-            self._listeners.retain(self._urls.values())
 
     async def _wait_until(self, due: float) -> None:
         """Wait for a due time, or until woken."""

@@ -7,7 +7,6 @@ import hashlib
 import heapq
 import math
 import random
-from collections.abc import Iterable
 
 from shared_registry.model import ReplicaRecord, ReplicaStatus
 
@@ -66,31 +65,23 @@ class Schedule:
         """Return how many replicas are scheduled."""
         return len(self._due)
 
-    def follow(self, records: Iterable[ReplicaRecord], *, now: float, server_now: float | None = None) -> None:
-        """Schedule the replicas that are new here, and forget those that are no longer probed.
+    def add(self, record: ReplicaRecord, *, now: float, server_now: float | None = None) -> None:
+        """Schedule a replica that is to be probed, unless it is scheduled.
 
         A new replica is due at once. At the beginning of a term, when the server's time is given, it is due at once
         only if its last probe was an interval ago or a change of status is pending; otherwise it is due in its slot. A
-        replica that was forgotten and comes back while its probe is under way waits for the end of that probe.
+        replica that was dropped and comes back while its probe is under way waits for the end of that probe.
         """
-        probed = {record.key: record for record in records if record.is_probed}
-        for key in self._due.keys() - probed.keys():
-            del self._due[key]
-        for key in probed.keys() - self._due.keys():
-            self.add(probed[key], now=now, server_now=server_now)
-
-    def add(self, record: ReplicaRecord, *, now: float, server_now: float | None = None) -> None:
-        """Schedule a replica, unless it is scheduled already; see `follow`."""
         key = record.key
         if key in self._due:
             return
-        is_settled = server_now is not None and not self._is_overdue(record, server_now)
         if key in self._out:
             self._due[key] = math.inf
         else:
+            is_settled = server_now is not None and not self._is_overdue(record, server_now)
             self._set(key, self._first_slot(key, now) if is_settled else now)
 
-    def forget(self, key: str) -> None:
+    def drop(self, key: str) -> None:
         """Forget a replica that is no longer probed."""
         self._due.pop(key, None)
 

@@ -263,8 +263,10 @@ class HttpProber:
         """Close the connections to all replicas except these; see `forget`.
 
         Raises:
-            ConfigError: One of them is not a replica's url; nothing was forgotten.
+            ConfigError: There are connections, and one of these is not a replica's url; nothing was forgotten.
         """
+        if not self._origins:
+            return
         kept = {known[0].key if (known := self._known.get(url)) else _split(url)[0] for url in urls}
         for key in self._origins.keys() - kept:
             self._drop(key)

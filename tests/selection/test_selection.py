@@ -15,6 +15,7 @@ from shared_registry.selection import Selection, policy_names
 from shared_registry.selection.hash_ring import HashRing
 from shared_registry.selection.least_loaded import LeastLoaded
 from shared_registry.selection.levels import Levels, Ordered
+from shared_registry.selection.panic import Spares
 from shared_registry.selection.ring_points import RingPoints
 from shared_registry.selection.round_robin import RoundRobin
 from shared_registry.selection.view import View
@@ -286,11 +287,10 @@ def test_panic_goes_on_without_those_whose_hour_has_passed() -> None:
 
 
 def test_a_fleet_of_which_most_are_healthy_is_not_counted(monkeypatch: pytest.MonkeyPatch) -> None:
-    def expect_none(*_: object, **__: object) -> None:
-        raise AssertionError("counted")
-
-    monkeypatch.setattr("shared_registry.selection.view.find_panic", expect_none)
-    registry_of(*states(True, True, False), panic_percent=50.0)
+    monkeypatch.setattr(Spares, "answered_between", lambda *_: pytest.fail("counted"))
+    view = View(Selection(), panic_percent=50.0, spreads_in_panic=False)
+    shown(view, *states(True, True, False))
+    assert view.panic is None
 
 
 def test_a_withheld_view_selects_nothing_in_panic_either() -> None:
