@@ -1,6 +1,6 @@
 -- Gives a session a slot. It prefers the replica where the session was before, then the least loaded replica of the
 -- first tier that has a free slot. A session that finds no free slot joins the queue, unless the queue already holds
--- `max_queue` waiters. With `max_queue` 0 the session does not wait, and a waiter of that lease id leaves the queue.
+-- `max_queue` waiters. The reply is `returned` if it is the replica where the session was before. With `max_queue` 0 the session does not wait, and a waiter of that lease id leaves the queue.
 -- A repeated call with the same lease id finds its lease or its waiter again, so a lost reply costs nothing.
 --
 -- In a panic, a session for which no healthy replica has a free slot gets one of another active replica, if
@@ -18,7 +18,7 @@
 -- KEYS    meta routers queue settling ready_primary ready_secondary full spare_primary spare_secondary spare_answered
 --         replica_prefix leases_prefix affinity_prefix several_prefix inbox_prefix sequence_prefix
 -- ARGV    router lease_id max_queue sequence takes_spare avoided … (url)
--- RETURNS granted|held, url, revision of the replica  |  spare, url, revision of the replica, sequence
+-- RETURNS granted|returned|held, url, revision of the replica  |  spare, url, revision of the replica, sequence
 --         |  waiting, sequence, position, depth  |  excluded|saturated|no_healthy|settling, depth  |  not_registered
 --         |  wrong_type …|wrong_schema …
 -- WRITES  meta queue ready_primary ready_secondary full spare_primary spare_secondary spare_answered replica_prefix
@@ -124,6 +124,7 @@ local waiter = router .. '/' .. lease_id
 
 -- Grants a slot of a healthy replica, and returns the reply.
 local function take(url, tier, state)
+  local was_here = session and redis.call('GET', keys.affinity_prefix .. session) == url
   local revision, denied = grant(router, lease_id, url, tier, state)
   if denied then
     return denied
@@ -134,7 +135,7 @@ local function take(url, tier, state)
   if session then
     redis.call('DEL', keys.sequence_prefix .. session)
   end
-  return {'granted', url, revision}
+  return {was_here and 'returned' or 'granted', url, revision}
 end
 
 -- As in lib/settling.lua, which the usual case does not load.

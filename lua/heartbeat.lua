@@ -33,9 +33,9 @@
 -- Until they have, no new session gets a slot; see lib/settling.lua. `settling` in the reply asks the router to repeat
 -- this word as `settled` once it has nothing left; `peers` are the routers that it knew to live before.
 --
--- KEYS    meta replicas removed announced departing admin_by_name routers probers events router_prefix queue settling
---         ready_primary ready_secondary full spare_primary spare_secondary spare_answered ejected replica_prefix
---         leases_prefix affinity_prefix several_prefix inbox_prefix
+-- KEYS    meta replicas removed announced departing admin_by_name names routers probers events router_prefix queue
+--         settling ready_primary ready_secondary full spare_primary spare_secondary spare_answered ejected
+--         replica_prefix leases_prefix affinity_prefix several_prefix inbox_prefix
 -- ARGV    key expiry_ms history_id host pid version started_at_ms url config_fingerprint machine probe_print
 --         probers_version panic_percent trouble probing known_history settled peers cluster view_age_ms probe_age_ms
 --         probe_lag_ms … (url)

@@ -9,6 +9,7 @@
 -- include lib/history.lua
 -- include lib/events.lua
 -- include lib/names.lua
+-- include lib/restarts.lua
 -- include lib/ready.lua
 
 local WRITTEN = {
@@ -204,6 +205,9 @@ local function register(call, one)
   end
   if is_new then
     begin_replica(call, one, replica, exists, now_ms)
+    if is_announced or is_discovered(mode) then
+      take_over_name(one.given.name, url, mode)
+    end
   end
   if is_announced and (is_new or returns) then
     redis.call('ZREM', keys.departing, url)

@@ -84,6 +84,10 @@ class Access:
         remedy = f"add the word {right} to its line in admin_tokens or admin_tokens_file"
         raise ApiProblem("not_allowed", f"this token does not allow to {right}", remedy)
 
+    def is_open(self, right: Right) -> bool:
+        """Whether everybody may do what a right allows."""
+        return right in self._open
+
     def count(self, client: str, now: float) -> None:
         """Count a call of a client.
 

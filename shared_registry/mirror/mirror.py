@@ -41,6 +41,7 @@ from shared_registry.happenings import (
     ViewStale,
 )
 from shared_registry.mirror.own_writes import OwnWrites
+from shared_registry.mirror.stream_lag import StreamLag
 from shared_registry.model import (
     ORIGIN,
     Event,
@@ -80,6 +81,8 @@ class Mirror:
         plan: How routers share the probing; `None` if the leader probes all replicas.
         gap: Why everything was read again the last time, in a word; see `ViewLoaded.reason`.
         is_stale: The view is older than `max_staleness_seconds`, so that no replica is selected.
+        is_settling: See `Head`.
+        stream_lag: Measures how late events come.
     """
 
     def __init__(
@@ -117,6 +120,8 @@ class Mirror:
         self.plan: Plan | None = None
         self.gap = ""
         self.is_stale = False
+        self.is_settling = False
+        self.stream_lag = StreamLag()
         self.emitter = emitter
         self._reader = reader
         self._refresh_seconds = refresh_seconds
@@ -193,6 +198,7 @@ class Mirror:
         self.history_id = snapshot.head.history_id
         self.revision, self.mark = snapshot.head.revision, snapshot.head.mark
         self.epoch = max(self.epoch, snapshot.head.epoch)
+        self.is_settling = snapshot.head.is_settling
         self.leader = snapshot.leader
         self.plan = snapshot.plan
         self._own_writes.keep(written_meanwhile)
@@ -337,6 +343,7 @@ class Mirror:
             raise Gap(MISSED)
         self._polled_at = self._clock.monotonic()
         await self._advance(events)
+        self.is_settling = head.is_settling
         self._own_writes.expect_carried(expected)
         self.view.look_at_clock()
         self._confirm()
@@ -358,6 +365,7 @@ class Mirror:
                 self._take(events[:position])
                 raise Gap(MISSED)
             self.revision, self.mark = event.id, event.mark
+        self.stream_lag.note(events, now=self._clock.monotonic())
         self._take(events)
         self._own_writes.pass_by(events)
         if any(event.kind is EventKind.NAMESPACE_REPAIRED for event in events):
@@ -385,6 +393,8 @@ class Mirror:
                 self.leader = None
             elif event.kind is EventKind.PLAN_CHANGED:
                 self.plan = event.plan
+            elif event.kind in (EventKind.SETTLING_BEGAN, EventKind.SETTLING_ENDED):
+                self.is_settling = event.kind is EventKind.SETTLING_BEGAN
         self.view.apply(self._records(events))
         self._notify(events)
 

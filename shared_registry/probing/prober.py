@@ -13,15 +13,17 @@ import math
 import re
 import ssl
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import NamedTuple, Self
+from typing import NamedTuple, Self, cast
 from urllib.parse import quote, urlsplit
 
 from shared_registry._version import __version__
 from shared_registry.aio.time_limit import time_limit
+from shared_registry.aio.turns import Turns
+from shared_registry.aio.wheel import Limit, Wheel
 from shared_registry.config import RouterConfig
 from shared_registry.errors import ConfigError, UsageError
 from shared_registry.http1.connection import ReplicaConnection
@@ -34,6 +36,7 @@ from shared_registry.probing.connection import (
     exchange,
 )
 from shared_registry.probing.expectations import Expectations
+from shared_registry.probing.kept import KeptConnection
 from shared_registry.probing.names import (
     LOOKUP_AGAIN_SECONDS,
     SAME_ANSWER_SECONDS,
@@ -51,6 +54,7 @@ from shared_registry.urls import DEFAULT_PORTS, canonical_url
 EXCHANGES_PER_CONNECTION = 6
 """How many probes a connection carries: every sixth probe shows whether the replica accepts connections."""
 _LOOKING_UP, _READING_FILES = "looking up the name", "reading the TLS files"
+_WAITING = "waiting for the response"
 
 _PROBE_URL = re.compile(r"(https?://[^/?#]+)([^#]*)", re.IGNORECASE)
 _URL_SAFE = "!$%&'()*+,/:;=?@[]~"
@@ -66,16 +70,21 @@ class _Request(NamedTuple):
 
 @dataclass(slots=True)
 class _Origin:
-    """One replica's connection. Only the holder of the lock uses it, one probe at a time."""
+    """One replica's connection. Only the holder of its turn uses it, one probe at a time.
+
+    Attributes:
+        opened: A connection in its first exchange.
+        kept: The connection after that.
+    """
 
     key: str
     urls: list[str]
     host: str
     port: int
     is_named: bool
-    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
-    connection: ReplicaConnection | None = None
-    exchanges: int = 0
+    turns: Turns = field(default_factory=Turns)
+    opened: ReplicaConnection | None = None
+    kept: KeptConnection | None = None
     address: str = ""
     target: str = ""
     request: _Request | None = None
@@ -95,9 +104,60 @@ class _Origin:
 
     def hang_up(self) -> None:
         """Close the connection, if there is one."""
-        if self.connection is not None:
-            self.connection.abort()
-            self.connection = None
+        if self.opened is not None:
+            self.opened.abort()
+            self.opened = None
+        if self.kept is not None:
+            self.kept.abort()
+            self.kept = None
+
+
+Ended = Callable[[ProbeOutcome | float], None]
+"""See `HttpProber.begin`."""
+
+
+class WarmProbe(Limit):
+    """A probe over a kept connection. Only `cancel` is for others."""
+
+    __slots__ = ("_ended", "_prober", "_started", "kept", "origin", "timeout")
+
+    def __init__(self, prober: HttpProber, origin: _Origin, kept: KeptConnection, ended: Ended) -> None:
+        super().__init__()
+        self.origin = origin
+        self.kept = kept
+        self.timeout = 0.0
+        self._prober = prober
+        self._ended = ended
+        self._started = time.perf_counter()
+
+    def cancel(self) -> None:
+        """Give the probe up, and close its connection."""
+        self._prober._release(self, is_kept=False)
+
+    def expire(self) -> None:
+        """End it, because its time is over."""
+        self._end(f"{timeout_text(self.timeout)} while {_WAITING}")
+
+    def answered(self, found: Response | ProbeFailure | OwnTrouble) -> None:
+        """End it, because its exchange has ended."""
+        if isinstance(found, Response):
+            self._end(self._prober._expectations.mismatch(found))
+        elif isinstance(found, Unanswered):
+            self._prober._release(self, is_kept=False)
+            self._ended(time.perf_counter() - self._started)
+        elif isinstance(found, OwnTrouble):
+            self._prober._release(self, is_kept=False)
+            self._ended(ProbeOutcome(self._duration_ms(), trouble=found))
+        else:
+            self._end(one_line(str(found)))
+
+    def _end(self, error: str | None) -> None:
+        self._prober._release(self, is_kept=error is None)
+        origin = self.origin
+        self._ended(ProbeOutcome(self._duration_ms(), error, None, origin.address, origin.looked_up_at))
+
+    def _duration_ms(self) -> float:
+        return (time.perf_counter() - self._started) * 1000
 
 
 class HttpProber:
@@ -132,6 +192,9 @@ class HttpProber:
         self._tls = TlsContexts(self._config, ssl_context)
         self._origins: dict[str, _Origin] = {}
         self._known: dict[str, tuple[_Origin, str]] = {}
+        self._is_http = self._config.health_check_type == "http"
+        self._under_way = Wheel()
+        self._turning: asyncio.TimerHandle | None = None
         self._is_closed = False
 
     async def __aenter__(self) -> Self:
@@ -145,6 +208,8 @@ class HttpProber:
     async def aclose(self) -> None:
         """Close every connection. End all probes first; one that is still in progress fails. Twice is harmless."""
         self._is_closed = True
+        if self._turning is not None:
+            self._turning.cancel()
         for origin in self._origins.values():
             origin.hang_up()
         self._origins.clear()
@@ -168,9 +233,11 @@ class HttpProber:
         """Close the connections to all replicas except these; see `forget`.
 
         Raises:
-            ConfigError: One of them is not a replica's url; nothing was forgotten.
+            ConfigError: There are connections, and one of these is not a replica's url; nothing was forgotten.
         """
-        kept = {_split(url)[0] for url in urls}
+        if not self._origins:
+            return
+        kept = {known[0].key if (known := self._known.get(url)) else _split(url)[0] for url in urls}
         for key in self._origins.keys() - kept:
             self._drop(key)
         self._names.retain(origin.host for origin in self._origins.values())
@@ -185,7 +252,9 @@ class HttpProber:
         outcome = await self.ask(url, timeout=timeout)
         return outcome.latency_ms, outcome.error
 
-    async def ask(self, url: str, *, timeout: float, fresh: bool = False, address: str = "") -> ProbeOutcome:
+    async def ask(
+        self, url: str, *, timeout: float, fresh: bool = False, address: str = "", spent: float = 0.0
+    ) -> ProbeOutcome:
         """Probe once, and return the address that was probed as well.
 
         Args:
@@ -193,6 +262,7 @@ class HttpProber:
             timeout: See `HttpProbe`.
             fresh: Whether to use a new connection, and to look a name up anew.
             address: The only IP address to connect to, if the replica's name has it. Implies `fresh`.
+            spent: How many seconds of the timeout are used up already.
 
         Raises:
             OwnTrouble: This router could not connect, for a reason of its own. It is no failure of the replica.
@@ -200,14 +270,14 @@ class HttpProber:
         """
         if self._is_closed:
             raise UsageError("the prober is closed; make a new one")
-        started = time.perf_counter()
+        started = time.perf_counter() - spent
         error: str | None
         try:
             origin, target = self._known.get(url) or self._recognize(url)
         except ConfigError as refused:
             return ProbeOutcome(0.0, one_line(str(refused)))
         try:
-            async with time_limit(timeout):
+            async with time_limit(timeout - spent):
                 error = await self._verdict(origin, target, fresh=fresh or bool(address), address=address)
         except TimeoutError:
             error = f"{timeout_text(timeout)} while {origin.activity}"
@@ -217,6 +287,55 @@ class HttpProber:
             error = one_line(str(failure))
         duration_ms = (time.perf_counter() - started) * 1000
         return ProbeOutcome(duration_ms, error, address=origin.address, looked_up_at=origin.looked_up_at)
+
+    def begin(self, url: str, *, timeout: float, ended: Ended) -> WarmProbe | None:
+        """Probe once over the kept connection, without a task. Most probes of a settled replica are like that.
+
+        Returns:
+            The probe that has begun; `None` if there is no connection for it, or another one is under way there.
+            `ask` must be called then.
+
+        Args:
+            url: See `HttpProbe`.
+            timeout: See `HttpProbe`.
+            ended: Called once, later, with the outcome, or with the seconds that were used up, if the replica had closed
+                the connection meanwhile. The probe must be repeated by `ask` then, with `fresh` and these seconds.
+                Not called if the probe is cancelled.
+        """
+        known = self._known.get(url)
+        if known is None or self._is_closed or not self._is_http:
+            return None
+        origin, target = known
+        kept = self._kept(origin)
+        if kept is None or not self._is_where_its_name_is(origin) or not origin.turns.try_take():
+            return None
+        probe = WarmProbe(self, origin, kept, ended)
+        probe.timeout = timeout
+        loop = asyncio.get_running_loop()
+        self._under_way.add(probe, timeout, now=loop.time())
+        if self._turning is None:
+            self._turning = loop.call_at(self._under_way.next_turn, self._turn, loop)
+        kept.begin(self._request(origin, target).packed, probe.answered)
+        return probe
+
+    def _is_where_its_name_is(self, origin: _Origin) -> bool:
+        """Return whether the kept connection leads to an address of its name, as far as that is known now."""
+        return not origin.is_named or origin.address in self._names.recent(origin.host, LOOKUP_AGAIN_SECONDS)
+
+    def _turn(self, loop: asyncio.AbstractEventLoop) -> None:
+        """End the warm probes whose time is over."""
+        ended = self._under_way.turn(loop.time())
+        self._turning = loop.call_at(self._under_way.next_turn, self._turn, loop) if len(self._under_way) else None
+        for probe in ended:
+            cast("WarmProbe", probe).expire()
+
+    def _release(self, probe: WarmProbe, *, is_kept: bool) -> None:
+        """End a warm probe."""
+        origin = probe.origin
+        self._under_way.discard(probe)
+        if not is_kept or not probe.kept.is_idle or self._origins.get(origin.key) is not origin:
+            origin.hang_up()
+        origin.turns.give_back()
 
     def _recognize(self, url: str) -> tuple[_Origin, str]:
         """Return the origin of a url and the path with the query, and remember them, because reading a url takes long.
@@ -238,14 +357,15 @@ class HttpProber:
         return failure if isinstance(failure, OwnTrouble) else None
 
     async def _verdict(self, origin: _Origin, target: str, *, fresh: bool, address: str) -> str | None:
-        async with origin.lock:
-            error: str | None = "cancelled"
-            try:
-                error = await self._check(origin, target, fresh=fresh, address=address)
-            finally:
-                if error is not None or self._config.health_check_type != "http":
-                    origin.hang_up()
-            return error
+        await origin.turns.take()
+        error: str | None = "cancelled"
+        try:
+            error = await self._check(origin, target, fresh=fresh, address=address)
+        finally:
+            if error is not None or not self._is_http:
+                origin.hang_up()
+            origin.turns.give_back()
+        return error
 
     async def _check(self, origin: _Origin, target: str, *, fresh: bool, address: str) -> str | None:
         kind = self._config.health_check_type
@@ -260,16 +380,20 @@ class HttpProber:
 
     async def _ask(self, origin: _Origin, target: str, *, fresh: bool, address: str) -> Response:
         request = self._request(origin, target)
-        connection = None if fresh else self._kept(origin)
-        if connection is not None and origin.is_named:
+        kept = None if fresh else self._kept(origin)
+        if kept is not None and origin.is_named:
             # After the lookup, because the connection may end meanwhile.
             addresses = await self._look_up(origin, LOOKUP_AGAIN_SECONDS)
-            connection = self._kept(origin) if origin.address in addresses else None
-        if connection is not None:
+            kept = self._kept(origin) if origin.address in addresses else None
+        if kept is not None:
             with suppress(Unanswered):
-                return await self._exchange(origin, connection, request.packed)
+                return await self._exchange(origin, kept, request.packed)
         origin.hang_up()
-        return await self._exchange(origin, await self._connect(origin, address, fresh=fresh), request.packed)
+        opened = await self._connect(origin, address, fresh=fresh)
+        response = await self._exchange(origin, opened, request.packed)
+        if origin.opened is not None:
+            origin.opened, origin.kept = None, KeptConnection(origin.opened)
+        return response
 
     def _request(self, origin: _Origin, target: str) -> _Request:
         """Return the request for a path. The last one is kept, because the path nearly always stays the same."""
@@ -289,17 +413,17 @@ class HttpProber:
             origin.request, origin.target = _Request(path, pairs, packed), target
         return origin.request
 
-    def _kept(self, origin: _Origin) -> ReplicaConnection | None:
+    def _kept(self, origin: _Origin) -> KeptConnection | None:
         """Return the kept connection if it may carry one more probe.
 
         It is used on while this router could not open another one: it still shows that the replica responds.
         """
-        connection = origin.connection
-        if connection is None or not connection.is_idle:
+        kept = origin.kept
+        if kept is None or not kept.is_idle:
             return None
-        if origin.exchanges >= EXCHANGES_PER_CONNECTION and not lacks_descriptors():
+        if kept.exchanges >= EXCHANGES_PER_CONNECTION and not lacks_descriptors():
             return None
-        return connection
+        return kept
 
     async def _look_up(self, origin: _Origin, max_age_seconds: float) -> tuple[str, ...]:
         origin.activity = _LOOKING_UP
@@ -322,14 +446,16 @@ class HttpProber:
         if len(addresses) == 1:
             origin.address = addresses[0]
         name = self._tls.server_name(origin.host)
-        origin.connection, origin.address = await connect_to_replica(addresses, origin.port, context, name)
-        origin.exchanges = 0
-        return origin.connection
+        origin.opened, origin.address = await connect_to_replica(addresses, origin.port, context, name)
+        return origin.opened
 
-    async def _exchange(self, origin: _Origin, connection: ReplicaConnection, request: WholeRequest) -> Response:
-        origin.activity = "waiting for the response"
-        origin.exchanges += 1
+    async def _exchange(
+        self, origin: _Origin, connection: ReplicaConnection | KeptConnection, request: WholeRequest
+    ) -> Response:
+        origin.activity = _WAITING
         try:
+            if isinstance(connection, KeptConnection):
+                return await connection.exchange(request)
             return await exchange(connection, request)
         finally:
             if not connection.is_idle or self._origins.get(origin.key) is not origin:
@@ -341,7 +467,7 @@ class HttpProber:
             return
         for url in origin.urls:
             del self._known[url]
-        if not origin.lock.locked():
+        if not origin.turns.is_taken:
             origin.hang_up()
 
 

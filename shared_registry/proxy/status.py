@@ -59,6 +59,7 @@ def status_document(registry: SharedReplicaRegistry, *, url: str, live_sessions:
         "age_seconds": registry.age_seconds,
         "read_age_seconds": registry.read_age_seconds,
         "is_stale": registry.is_stale,
+        "is_settling": registry.is_settling,
         "writable_age_seconds": registry.writable_age_seconds,
         "write_failure": registry.write_failure,
         "is_in_trouble": registry.is_in_trouble,

@@ -116,7 +116,9 @@ class Spares:
     def answered_between(self, first: float, end: float) -> list[Replica]:
         """Return those whose last answer came at the first time or later, and before the end."""
         answers = self._answers
-        return [one for _, _, one in answers[bisect_left(answers, first, key=_time) : bisect_left(answers, end, key=_time)]]
+        return [
+            one for _, _, one in answers[bisect_left(answers, first, key=_time) : bisect_left(answers, end, key=_time)]
+        ]
 
 
 def _answered_at(replica: Replica) -> float | None:

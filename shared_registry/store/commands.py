@@ -269,7 +269,14 @@ class Store(LeaderCommands, RegistrationCommands, AnnouncementCommands, Discover
             next_expiry_seconds=int(next_ms) / 1000 if next_ms else None,
         )
 
-    async def reap(self, router: str, *, affinity_seconds: float = 0.0, moves: bool = False) -> Departure:
+    async def reap(
+        self,
+        router: str,
+        *,
+        affinity_seconds: float = 0.0,
+        moves: bool = False,
+        on_ended: Callable[[int], object] = lambda _: None,
+    ) -> Departure:
         """Reap an expired router: end its leases, and remove it with its last lease.
 
         One call ends some leases. If the result is `PARTIAL`, call again at once. The result is `REFUSED` if
@@ -279,10 +286,14 @@ class Store(LeaderCommands, RegistrationCommands, AnnouncementCommands, Discover
             router: The router's key.
             affinity_seconds: How long the affinity of its sessions is kept.
             moves: Whether leases that may move go to this router, instead of ending.
+            on_ended: Called with the number of leases that the call has ended.
         """
         args = [router, self._router, milliseconds(affinity_seconds), flag(moves)]
         reply = await self._control.run("reap_router", args)
-        return _DEPARTURES[expect(reply, "reaped", "partial", "alive", "not_found")]
+        departure = _DEPARTURES[expect(reply, "reaped", "partial", "alive", "not_found")]
+        if departure is not Departure.REFUSED:
+            on_ended(int(reply.values[-1]))
+        return departure
 
     async def leave(self, *, affinity_seconds: float = 0.0, moves: bool = False) -> Departure:
         """End this router's leases, and remove the router with its last lease.
@@ -350,7 +361,7 @@ class Store(LeaderCommands, RegistrationCommands, AnnouncementCommands, Discover
             together=None if avoided or excluded else _usual(self._acquiring, lease_id),
             repeats=True,
         )
-        status = expect(reply, "granted", "held", "spare", "waiting", *_DENIALS)
+        status = expect(reply, "granted", "returned", "held", "spare", "waiting", *_DENIALS)
         if status == "spare":
             key, revision, sequence = reply.values
             return Grant(key, revision, is_spare=True, sequence=sequence)
@@ -360,7 +371,7 @@ class Store(LeaderCommands, RegistrationCommands, AnnouncementCommands, Discover
         if status in _DENIALS:
             return Denied(Denial(status), *map(int, reply.values))
         key, revision = reply.values
-        return Grant(key, revision)
+        return Grant(key, revision, has_returned=status == "returned")
 
     async def release(
         self,

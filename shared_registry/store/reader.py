@@ -26,7 +26,7 @@ from shared_registry.store.schema import expect_schema
 
 RECORDS_AT_ONCE = 100
 URLS_AT_ONCE = 1000
-HEAD_FIELDS = ("schema", "history_id", "revision", "epoch", "mark", "cluster")
+HEAD_FIELDS = ("schema", "history_id", "revision", "epoch", "mark", "cluster", "settling")
 NO_FIELD = "-"
 """A field that `meta` never has, so that deleting it changes nothing."""
 logger = logging.getLogger(__name__)
@@ -46,6 +46,7 @@ class Head:
         epoch: The highest epoch so far.
         mark: The mark of its last event; empty if that has none.
         cluster: The name of the cluster that the namespace belongs to; empty if none was given.
+        is_settling: Whether new sessions get no slot, because what ran before a loss of data comes back.
     """
 
     history_id: str | None
@@ -53,6 +54,7 @@ class Head:
     epoch: int
     mark: str = ""
     cluster: str = ""
+    is_settling: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -256,7 +258,8 @@ class Reader(LeaseReader, FigureReader):
         after = await self.head()
         if after.history_id != before.history_id:
             raise Gap
-        return Snapshot(Head(after.history_id, revision, after.epoch, mark), records, removed, leader, plan)
+        head = Head(after.history_id, revision, after.epoch, mark, is_settling=after.is_settling)
+        return Snapshot(head, records, removed, leader, plan)
 
     async def _removals(self, revision: str) -> dict[str, Removal]:
         """Return the removals up to that revision."""
@@ -351,13 +354,15 @@ async def _parsed(entries: Sequence[tuple[str, dict[str, str]]]) -> list[Event]:
 
 
 def _head(values: Sequence[str | None]) -> Head:
-    schema, history_id, revision, epoch, mark, cluster = values
+    schema, history_id, revision, epoch, mark, cluster, settling = values
     expect_schema(schema)
     marked, _, mark = (mark or "").partition(" ")
     try:
-        return Head(history_id, revision or ORIGIN, int(epoch or 0), mark if marked == revision else "", cluster or "")
+        number = int(epoch or 0)
     except ValueError:
         raise KeyConflict(f"meta: field epoch holds {epoch!r}; run `shared-registry check`") from None
+    mark = mark if marked == revision else ""
+    return Head(history_id, revision or ORIGIN, number, mark, cluster or "", is_settling=bool(settling))
 
 
 def _advance(records: dict[str, ReplicaRecord], removed: dict[str, Removal], event: Event) -> None:

@@ -170,16 +170,21 @@ async def test_draining_replicas_are_probed_but_disabled_and_removed_ones_not(cl
 
 async def test_connections_are_kept_for_exactly_the_probed_replicas(clock: FakeClock) -> None:
     async with leading(clock, Cluster(clock, 3, probed_ago=1.0)) as leader:
-        assert leader.retained[-1] == {f"{url_of(number)}/health" for number in range(3)}
+        await clock.advance(INTERVAL)
+        leader.connected = {f"{url_of(number)}/health" for number in range(3)}
         leader.cluster.remove(0)
         leader.cluster.set_admin(1, AdminState.DISABLED)
         leader.cluster.add(5)
         await clock.settle()
-        assert leader.retained[-1] == {f"{url_of(2)}/health", f"{url_of(5)}/health"}
-        calls = len(leader.retained)
+        assert leader.connected == {f"{url_of(2)}/health"}
+        calls = leader.retentions
         leader.loop.notice([Event("1-1", EventKind.ROUTER_JOINED, 0.0, "0-0", "b", 1)])
         await clock.advance(0.05)
-        assert len(leader.retained) == calls
+        assert leader.retentions == calls
+        leader.connected.add("http://elsewhere/health")
+        leader.loop.notice([])
+        await clock.advance(0.05)
+        assert leader.connected == {f"{url_of(2)}/health"}
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
+from shared_registry.errors import ConfigError
 from shared_registry.http1.connection import ReplicaConnection
 from shared_registry.probing import Evidence, HttpProber, guarded
 from shared_registry.probing.prober import EXCHANGES_PER_CONNECTION
@@ -392,6 +393,15 @@ async def test_the_connection_of_a_remaining_replica_is_kept() -> None:
             prober.retain([f"{server.url.upper()}/", "http://10.9.9.9"])
             prober.forget("http://10.9.9.9")
         assert (server.accepted, server.open) == (1, 1)
+
+
+async def test_retain_refuses_an_invalid_url_and_forgets_nothing() -> None:
+    async with scripted(answer_all) as server, HttpProber() as prober:
+        assert (await prober(f"{server.url}/health", timeout=LONG))[1] is None
+        with pytest.raises(ConfigError, match="no http"):
+            prober.retain(["http://10.0.0.1", "10.0.0.2"])
+        assert (await prober(f"{server.url}/health", timeout=LONG))[1] is None
+        assert server.accepted == 1
 
 
 async def test_a_probe_in_progress_outlives_its_replica_and_closes() -> None:

@@ -42,7 +42,11 @@ def content(space: Space) -> dict[str, Any]:
     found: dict[str, Any] = dict(space.dump())
     found.pop(space.keys.meta)
     found[space.keys.events] = [
-        {name: value for name, value in fields.items() if name in ("kind", "replica", "by", "router", "admin", "weight")}
+        {
+            name: value
+            for name, value in fields.items()
+            if name in ("kind", "replica", "by", "router", "admin", "weight")
+        }
         for _, fields in space.raw.xrange(space.keys.events)
     ]
     for key, value in found.items():
@@ -118,9 +122,7 @@ async def test_what_an_operator_removed_stays_removed(space: Space) -> None:
 
 async def test_hundreds_keep_their_order_and_need_few_calls(server: EmbeddedServer, namespace: str) -> None:
     urls = [f"http://10.1.{number >> 8}.{number & 255}:8000" for number in range(10 * AT_ONCE + 1)]
-    config = RouterConfig(
-        redis_url=server.url, namespace=namespace, replicas=[ReplicaEndpoint(url) for url in urls]
-    )
+    config = RouterConfig(redis_url=server.url, namespace=namespace, replicas=[ReplicaEndpoint(url) for url in urls])
     async with SharedReplicaRegistry(config, health_checks=False) as registry:
         assert [replica.url for replica in registry.all()] == urls
         assert [replica.endpoint.order for replica in registry.all()] == list(range(len(urls)))

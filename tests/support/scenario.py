@@ -290,7 +290,7 @@ async def _discovery(scene: Scene, space: Space) -> None:
     url = "http://10.0.0.9:8000"
 
     def register(source: str = "dns:pods", mandate: Term = term, **spec: Any) -> Awaitable[bool]:
-        return one.register_discovered(mandate, source, url, ReplicaEndpoint(url, **spec))
+        return one.register_discovered(mandate, source, url, ReplicaEndpoint(url, "pod-9", **spec))
 
     def govern(state: WantedState, reason: str = "", mandate: Term = term) -> Awaitable[object]:
         return one.govern(mandate, "dns:pods", url, state, reason=reason)
@@ -383,7 +383,7 @@ async def _leases(scene: Scene, space: Space) -> None:
         await space.make("healthy", url)
     await answered("granted", scene.acquire(f"{other}:session", E, avoided=[A]))
     await answered("released", scene.release(f"{other}:session"))
-    await answered("granted", scene.acquire(f"{other}:session"))
+    await answered("returned", scene.acquire(f"{other}:session"))
     await answered("granted", scene.acquire(f"{third}:session", avoided=[A, E]))
     moved = f"{third}:session"
     await answered("restored", scene.restore({moved: E, fourth: D, first: A, "0000000f": "http://unknown"}))

@@ -59,9 +59,7 @@ class Namespace(LeaseRules):
             self._serve()
         return word
 
-    def register_replicas(
-        self, *, mode: str, router: str, by: str, replicas: Sequence[tuple[str, str, Spec]]
-    ) -> str:
+    def register_replicas(self, *, mode: str, router: str, by: str, replicas: Sequence[tuple[str, str, Spec]]) -> str:
         """Register several, each given by its request, its canonical url and its spec."""
         words = [
             self._register(mode=mode, request=request, router=router, by=by, key=key, spec=spec)
