@@ -18,15 +18,15 @@ from shared_registry import RegistryError, RouterConfig, SharedReplicaRegistry
 from shared_registry.aio.garbage import rare_collections
 
 WATCH_SECONDS = 0.002
-TAKES_TURNS_SECONDS = 0.002
+TICK_SECONDS = 0.001
 
 
 class Turns:
     """Measures the turns of this process's event loop.
 
     Attributes:
-        longest: The most CPU time between two turns of one task, in seconds. Time for which the machine ran something
-            else does not count.
+        longest: The most CPU time for which a task that was due had to wait, in seconds. Time for which the machine ran
+            something else does not count.
     """
 
     def __init__(self) -> None:
@@ -36,10 +36,8 @@ class Turns:
         """Measure until cancelled."""
         while True:
             before = time.thread_time()
-            await asyncio.sleep(0)
+            await asyncio.sleep(TICK_SECONDS)
             self.longest = max(self.longest, time.thread_time() - before)
-            if time.thread_time() - before < TAKES_TURNS_SECONDS:
-                await asyncio.sleep(TAKES_TURNS_SECONDS / 4)
 
 
 async def keep_sessions(registry: SharedReplicaRegistry, per_second: float) -> None:
@@ -57,7 +55,7 @@ def healthy_in(registry: SharedReplicaRegistry) -> int:
 
 
 @contextlib.contextmanager
-def cancelled_at_end(*tasks: asyncio.Task[None]) -> Iterator[None]:
+def cancelled_at_end(tasks: list[asyncio.Task[None]]) -> Iterator[None]:
     """Cancel tasks after the block."""
     try:
         yield
@@ -82,25 +80,29 @@ async def main() -> None:
             await stack.enter_async_context(registry)
             starts.append(time.process_time() - started)
             registries.append(registry)
-        tasks = [asyncio.create_task(turns.run())]
+        tasks: list[asyncio.Task[None]] = []
         if settings["sessions"]:
-            tasks += [asyncio.create_task(keep_sessions(one, settings["sessions"])) for one in registries]
-        stack.enter_context(cancelled_at_end(*tasks))
+            tasks = [asyncio.create_task(keep_sessions(one, settings["sessions"])) for one in registries]
+        stack.enter_context(cancelled_at_end(tasks))
 
         async def usage() -> Answer:
-            """Return the CPU time of this process and the longest turn since the last question."""
-            longest, turns.longest = turns.longest, 0.0
-            return {"cpu": time.process_time(), "at": time.monotonic(), "turn": longest}
+            """Return the CPU time of this process and the longest turn since it is watched."""
+            return {"cpu": time.process_time(), "at": time.monotonic(), "turn": turns.longest}
+
+        async def watch() -> Answer:
+            """Watch the turns from now on, which costs CPU time."""
+            tasks.append(asyncio.create_task(turns.run()))
+            return {}
 
         async def wait_healthy(count: int) -> Answer:
             await until(lambda: all(healthy_in(one) == count for one in registries), poll_seconds=WATCH_SECONDS)
             return {"at": time.monotonic()}
 
-        questions = {"usage": usage} | {
+        questions = {"usage": usage, "watch": watch} | {
             f"healthy {count}": (lambda count=count: wait_healthy(count)) for count in settings["counts"]
         }
         memory = (resident_bytes() - before) / len(registries)
-        write_answer({"start_cpu": sum(starts) / len(starts), "bytes": memory, "pid": resource.getpagesize()})
+        write_answer({"start_cpu": sum(starts) / len(starts), "bytes": memory})
         await serve(questions, lines)
 
 
