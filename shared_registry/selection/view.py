@@ -297,7 +297,8 @@ class View:
         if shares == self._shares:
             return
         before, self._shares = self._shares, shares
-        keys = [key for key in before.keys() | shares.keys() if before.get(key) != shares.get(key)]
+        keys = [key for key, share in shares.items() if before.get(key) != share]
+        keys += [key for key in before if key not in shares]
         replicas = [replica for key in keys if (replica := self._replicas.get(key))]
         for levels in self._all_levels():
             levels.ramp(shares, replicas)

@@ -13,7 +13,8 @@ from shared_registry.store.keys import Keys
 from shared_registry.store.lane import Lane
 
 READS_AT_ONCE = 8
-ENTRIES_AT_ONCE = 500
+ENTRIES_AT_ONCE = 200
+"""How many entries of a stream are read in one go. The client library parses all of them without a pause."""
 BLOCK_MARGIN_SECONDS = 1.0
 
 
