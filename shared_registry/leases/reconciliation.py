@@ -290,8 +290,8 @@ class Reconciler:
     async def _release_all(self, lease_ids: Iterable[str]) -> None:
         """Release several leases at a time.
 
-        One by one, the thousands of leases that an outage can leave would keep their slots for minutes. A damaged key of
-        one session does not keep the others' slots.
+        One by one, the thousands of leases that an outage can leave would keep their slots for minutes. A damaged
+        key of one session does not keep the others' slots.
 
         Raises:
             StoreError: Not every lease could be released.

@@ -85,7 +85,7 @@ RULES = {
         (Kind.SLOW, Kind.CLOCK),
     ),
     "a report is applied once": Rule(
-        (Lua("if tonumber(batch) <= tonumber(holder[3]) then", "if false then"),), (Kind.REPEAT, Kind.LOSE_REPLIES)
+        (Lua("if tonumber(batch) <= stored_number(holder[3], 0) then", "if false then"),), (Kind.REPEAT, Kind.LOSE_REPLIES)
     ),
     "an acquire that runs twice takes one slot": Rule(
         (
