@@ -103,12 +103,12 @@ local function position(one)
   if one.order ~= '' then
     return tonumber(one.order)
   end
-  local current = redis.call('ZSCORE', keys.replicas, one.url)
+  local current = stored_number(redis.call('ZSCORE', keys.replicas, one.url))
   if current then
-    return tonumber(current)
+    return current
   end
   local last = redis.call('ZREVRANGE', keys.replicas, 0, 0, 'WITHSCORES')
-  return math.max(tonumber(redis.call('HGET', keys.meta, 'next_order') or '0'), last[2] and tonumber(last[2]) + 1 or 0)
+  return math.max(stored_number(redis.call('HGET', keys.meta, 'next_order'), 0), stored_number(last[2], -1) + 1)
 end
 
 -- Returns the fields of the spec, as a flat list of name, value; those that the hash must not have; whether the hash
@@ -184,7 +184,7 @@ local function register(call, one)
   begin_history(call.history_id)
   local exists = redis.call('EXISTS', replica) == 1
   redis.call('HSET', keys.meta, 'next_order',
-    whole(math.max(tonumber(redis.call('HGET', keys.meta, 'next_order') or '0'), placed + 1)))
+    whole(math.max(stored_number(redis.call('HGET', keys.meta, 'next_order'), 0), placed + 1)))
   redis.call('ZADD', keys.replicas, whole(placed), url)
   claim_name(one.given.name, url)
   redis.call('HSET', replica, 'spec_request', one.request, unpack(spec))

@@ -229,6 +229,12 @@ class RegistrySettings:
     probes for `lease_seconds`. Set `shared` if probing takes the leader much of a core, from some thousand replicas
     on."""
 
+    may_lead: bool = True
+    """Whether this router may become the leader. One that may not still answers when others ask whether it reaches a
+    replica, and still probes its share with `probing: shared`. In a fleet of many thousand replicas, set `false` on the
+    routers that serve clients (`shared-registry serve --never-lead`), and let others lead that only probe
+    (`shared-registry probe`). If no router may lead, nobody probes, and no replica ever turns healthy."""
+
     probe_concurrency: Count = 256
     """The most probes of one router that run at once. Every replica is probed on schedule while
 

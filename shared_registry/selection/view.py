@@ -15,7 +15,7 @@ from dataclasses import replace
 from weakref import WeakValueDictionary
 
 from shared_registry.aio.breath import Breath
-from shared_registry.errors import UnknownReplica
+from shared_registry.errors import UnknownReplica, UsageError
 from shared_registry.model import (
     ORIGIN,
     AdminState,
@@ -29,6 +29,7 @@ from shared_registry.model import (
 from shared_registry.selection import Panic, Selection
 from shared_registry.selection.levels import Levels, Ordered, position_of
 from shared_registry.selection.panic import ANSWERED_SECONDS, Spares
+from shared_registry.selection.targets import FormerNames, each_of
 from shared_registry.urls import canonical_url
 
 _NOT_REMOVED = Removal(ORIGIN)
@@ -81,6 +82,7 @@ class View:
         self.first: Replica | None = None
         self.removed: dict[str, Removal] = {}
         self._departed: collections.deque[str] = collections.deque()
+        self._former_names = FormerNames()
         self._replicas: dict[str, Replica] = {}
         self._everyone = Ordered()
         self._levels = Levels()
@@ -114,9 +116,12 @@ class View:
             ConfigError: The url is not valid.
             UnknownReplica: No replica has that name, or several replicas have it. The message suggests the nearest
                 name.
+            UsageError: It is none of these.
         """
         if isinstance(target, Replica):
             return target.key
+        if not isinstance(target, str):
+            raise UsageError(f"a replica is given by its handle, url or name, got {target!r}")
         if "://" in target:
             return canonical_url(target)
         named = [replica.key for replica in self._everyone.replicas if replica.name == target]
@@ -132,15 +137,20 @@ class View:
         Raises:
             ConfigError: As `key_of`.
             UnknownReplica: As `key_of`; or no replica has one of the urls.
+            UsageError: As `key_of`; or this is one text in place of several replicas.
         """
         keys: set[str] = set()
-        for target in targets:
-            key = self.key_of(target)
-            is_known = key in self._replicas or key in self.removed or key in self._handles
+        for target in each_of(targets):
+            former = self._former_names.key_of(target)
+            key = former if former and not self._has_name(target) else self.key_of(target)
+            is_known = key == former or key in self._replicas or key in self.removed or key in self._handles
             if isinstance(target, str) and not is_known:
                 raise UnknownReplica(f"no replica has the url {key}{self._nearest_to(key)}")
             keys.add(key)
         return keys
+
+    def _has_name(self, name: Replica | str) -> bool:
+        return any(replica.name == name for replica in self._everyone.replicas)
 
     def _nearest_to(self, text: str) -> str:
         texts = [text for replica in self._everyone.replicas for text in (replica.key, replica.name) if text]
@@ -287,7 +297,8 @@ class View:
         if shares == self._shares:
             return
         before, self._shares = self._shares, shares
-        keys = [key for key in before.keys() | shares.keys() if before.get(key) != shares.get(key)]
+        keys = [key for key, share in shares.items() if before.get(key) != share]
+        keys += [key for key in before if key not in shares]
         replicas = [replica for key in keys if (replica := self._replicas.get(key))]
         for levels in self._all_levels():
             levels.ramp(shares, replicas)
@@ -303,6 +314,8 @@ class View:
 
     def _show(self, key: str, record: ReplicaRecord) -> None:
         replica = self.handle(record)
+        if replica.name != record.endpoint.name:
+            self._former_names.note(replica)
         replica.record = self._without_ended(record)
         self._replicas[key] = replica
         self._touched[replica] = None
@@ -311,6 +324,7 @@ class View:
     def _drop(self, key: str) -> None:
         replica = self._replicas.pop(key)
         self.selection.loads.forget(replica)
+        self._former_names.note(replica)
         self._touched[replica] = None
         replica.record = replace(replica.record, admin=AdminState.REMOVED)
 
@@ -334,6 +348,8 @@ class View:
                     del self.removed[oldest]
 
     def _set(self, replica: Replica, record: ReplicaRecord) -> None:
+        if record.endpoint.name != replica.name:
+            self._former_names.note(replica)
         former, replica.record = replica.record, self._without_ended(record)
         present = replica.record
         if former.is_selectable is not present.is_selectable or former.endpoint != present.endpoint:

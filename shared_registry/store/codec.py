@@ -94,7 +94,7 @@ def _parts(texts: Mapping[str, str]) -> tuple[dict[str, Any], ...]:
         if place := _PLACES.get(name):
             part, attribute, read = place
             parts[part][attribute] = text if read is None else read(text)
-    if not _REQUIRED <= texts.keys():
+    if not texts.keys() >= _REQUIRED:
         raise KeyError
     return parts
 

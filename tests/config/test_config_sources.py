@@ -59,6 +59,7 @@ FROM_TEXT: dict[str, tuple[str, object]] = {
     "router_expiry_seconds": ("10", 10.0),
     "fast_interval_seconds": ("0.5", 0.5),
     "probing": ("shared", "shared"),
+    "may_lead": ("false", False),
     "probe_concurrency": ("8", 8),
     "refresh_seconds": ("2", 2.0),
     "max_staleness_seconds": ("30", 30.0),

@@ -633,6 +633,8 @@ async def _queue(scene: Scene, space: Space) -> None:
     await waiters.served_by(one.heartbeat(prober("r~2"), expiry_seconds=5), "alive")
     update = one.register(A, ReplicaEndpoint(A, weight=3.0), mode=Source.EXPLICIT, request="a7", by="me")
     await waiters.served_by(update, "updated")
+    heavier = {A: ReplicaEndpoint(A, weight=4.0)}
+    await waiters.served_by(space.add_all(heavier, by="me", store=one), "registered")
     await waiters.served_by(one.record_outcome(space.success(A), THRESHOLDS), "applied")
     await waiters.served_by(scene.store("r~2").give_opinions([], THRESHOLDS), "applied")
     term = await scene.elect("t3")
