@@ -124,9 +124,13 @@ class Following:
             return
         if record.source != self._source:
             raise claimed(key, record.source)
-        if _differs(record.endpoint, one.endpoint):
-            await self._register(term, key, one.endpoint)
-        await self._serve(term, key, record, one)
+        endpoint = one.endpoint
+        if one.keeps_capacity:
+            endpoint = dataclasses.replace(endpoint, capacity=record.endpoint.capacity)
+        if _differs(record.endpoint, endpoint):
+            await self._register(term, key, endpoint)
+        if not one.keeps_state or record.withdrawn_at is not None:
+            await self._serve(term, key, record, one)
 
     async def _register(self, term: Term, key: str, endpoint: ReplicaEndpoint) -> None:
         is_there = await self._store.register_discovered(term, self._source, key, endpoint)
