@@ -196,7 +196,7 @@ if is_new then
   redis.call('PERSIST', replica)
   redis.call('ZREM', keys.removed, replica_url)
   redis.call('HDEL', replica, 'last_ok_at_ms', 'last_failure_at_ms', 'last_latency_ms', 'last_error', 'failing_witness',
-    'reported_at_ms', 'removed_by', 'admin_by', 'admin_by_at_ms')
+    'reported_at_ms', 'missing_since_ms', 'removed_by', 'admin_by', 'admin_by_at_ms')
   forget_doubt(replica)
   local of_instance = is_announced and table.concat({given.instance, request}, '-') or request
   redis.call('HSET', replica, 'incarnation', of_instance, 'registered_at_ms', at, 'status', 'unknown',

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -70,6 +70,8 @@ class Following:
         self._vanishing = Vanishing(confirm_seconds)
         self._was_said: dict[str, str] = {}
         self._were_told: dict[str, WantedState] = {}
+        self._noted: set[str] = set()
+        self._cleared: set[str] = set()
 
     async def take(self, term: Term, answer: SourceAnswer) -> None:
         """Write what an answer changes. If Redis fails, the next answer continues.
@@ -179,11 +181,25 @@ class Following:
         elif self.state.held:
             self._was_said.pop("held", None)
         self.state.held = len(held)
+        await self._note_held(term, held, owned)
         for key in gone:
             logger.info("discovery: %s does not have replica %s any more; it is removed", self._source, key)
             await self._store.govern(term, self._source, key, "gone", reason=f"not in {self._source} any more")
             self._were_told.pop(key, None)
             self._vanishing.went([key], now)
+
+    async def _note_held(self, term: Term, held: Collection[str], owned: Collection[str]) -> None:
+        """Note in the registry which replicas are missing and stay, so that `status` shows it."""
+        for key in owned:
+            replica = self._view.get(key)
+            is_noted = key in self._noted or (replica is not None and replica.record.missing_since is not None)
+            if key in held and key not in self._noted:
+                await self._store.govern(term, self._source, key, "missing")
+                self._noted.add(key)
+            elif key not in held and is_noted and (key in self._noted or key not in self._cleared):
+                await self._store.govern(term, self._source, key, "found")
+                self._noted.discard(key)
+                self._cleared.add(key)
 
     def _note_failure(self, failure: str) -> None:
         self.state.failures += 1
