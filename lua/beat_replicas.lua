@@ -31,7 +31,7 @@ local function word_of(instance, source, holder, owner, admin, expired, withdraw
   elseif expired then
     return 'unknown', ''
   end
-  return withdrawn and 'draining' or 'held', in_flight or '0'
+  return withdrawn and 'draining' or 'held', string.match(in_flight or '', '^%d+$') or '0'
 end
 
 local function wrong_type(key, wanted)

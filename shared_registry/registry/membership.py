@@ -27,7 +27,11 @@ SHORTEST_SECONDS = 0.05
 
 
 class Membership:
-    """Keeps one router in the Redis key `routers`. Only one `run` at a time."""
+    """Keeps one router in the Redis key `routers`. Only one `run` at a time.
+
+    Attributes:
+        reaped_leases: How many leases of routers that have expired this router has ended.
+    """
 
     def __init__(
         self,
@@ -70,6 +74,7 @@ class Membership:
         self._rng = rng
         self._backoff = Backoff(longest_seconds=settings.heartbeat_seconds, rng=rng)
         self._is_in_trouble = False
+        self.reaped_leases = 0
         self._unreapable: set[str] = set()
         self._are_announced = False
 
@@ -168,6 +173,9 @@ class Membership:
             return self._heartbeat_seconds
         return min(self._heartbeat_seconds, ANNOUNCED_SECONDS, max(next_expiry_seconds, SHORTEST_SECONDS))
 
+    def _count_reaped(self, leases: int) -> None:
+        self.reaped_leases += leases
+
     async def _reap(self, expired: Sequence[str], *, until: float) -> None:
         """Reap expired routers until the next heartbeat is due. Its reply names the remaining ones.
 
@@ -180,7 +188,10 @@ class Membership:
                     if self._clock.monotonic() >= until:
                         return
                     departure = await self._store.reap(
-                        router, affinity_seconds=self._affinity_seconds, moves=self._moves_leases
+                        router,
+                        affinity_seconds=self._affinity_seconds,
+                        moves=self._moves_leases,
+                        on_ended=self._count_reaped,
                     )
             except KeyConflict as error:
                 if router not in self._unreapable:

@@ -36,6 +36,7 @@ CALLS: dict[str, Callable[[Space], Awaitable[Any]]] = {
     "reap_router": lambda space: space.store.reap("router~1", affinity_seconds=60),
     "record_outcome": lambda space: space.store.record_outcome(RESULT, THRESHOLDS),
     "register_replica": lambda space: space.add(request="second", capacity=1),
+    "register_replicas": lambda space: space.add_all({A: ReplicaEndpoint(A, capacity=1)}),
     "release_lease": lambda space: space.store.release(LEASE),
     "list_participants": lambda space: space.store.participants(TERM),
     "repair_affinities": lambda space: space.store.repair_affinities(
@@ -80,6 +81,7 @@ OWN_KEYS = {
     "reap_router": {"router_prefix", "leases_prefix", "inbox_prefix"},
     "leave_cluster": {"router_prefix", "leases_prefix", "inbox_prefix"},
     "repair_affinities": {"affinity_prefix", "several_prefix"},
+    "register_replicas": set(),
     "repair_namespace": set(),
     "report_probes": set(),
     "report_share": set(),
