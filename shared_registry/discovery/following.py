@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import logging
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -188,25 +189,29 @@ class Following:
         elif self.state.held:
             self._was_said.pop("held", None)
         self.state.held = len(held)
-        await self._note_held(term, held, owned)
         for key in gone:
             logger.info("discovery: %s does not have replica %s any more; it is removed", self._source, key)
             await self._store.govern(term, self._source, key, "gone", reason=f"not in {self._source} any more")
             self._were_told.pop(key, None)
             self._vanishing.went([key], now)
+        for key in sorted(set(owned) - set(gone)):
+            with contextlib.suppress(KeyConflict):  # what is registered of it cannot be read by `status` either
+                await self._note_held(term, key, is_held=key in held)
 
-    async def _note_held(self, term: Term, held: Collection[str], owned: Collection[str]) -> None:
-        """Note in the registry which replicas are missing and stay, so that `status` shows it."""
-        for key in owned:
-            replica = self._view.get(key)
-            is_noted = key in self._noted or (replica is not None and replica.record.missing_since is not None)
-            if key in held and key not in self._noted:
-                await self._store.govern(term, self._source, key, "missing")
-                self._noted.add(key)
-            elif key not in held and is_noted and (key in self._noted or key not in self._cleared):
-                await self._store.govern(term, self._source, key, "found")
-                self._noted.discard(key)
-                self._cleared.add(key)
+    async def _note_held(self, term: Term, key: str, *, is_held: bool) -> None:
+        """Note in the registry that a replica is missing and stays, or that it does not any more, for `status`.
+
+        An earlier leader may have noted it; what this router has read of that may be old, so it is cleared once.
+        """
+        replica = self._view.get(key)
+        is_left_over = replica is not None and replica.record.missing_since is not None and key not in self._cleared
+        if is_held and key not in self._noted:
+            await self._store.govern(term, self._source, key, "missing")
+            self._noted.add(key)
+        elif not is_held and (key in self._noted or is_left_over):
+            await self._store.govern(term, self._source, key, "found")
+            self._noted.discard(key)
+            self._cleared.add(key)
 
     def _note_failure(self, failure: str) -> None:
         self.state.failures += 1
