@@ -32,14 +32,16 @@ _turn = _Turn()
 class Breath:
     """Gives way to the event loop whenever a piece has taken long enough."""
 
-    async def pause(self) -> None:
-        """Return at once, or after the loop has run if `PIECE_SECONDS` of its turn are used up. Call it for each item.
-
-        An item should take much less than that.
-        """
+    @property
+    def is_over(self) -> bool:
+        """Whether `PIECE_SECONDS` of this turn of the loop are used up. An item should take much less than that."""
         turn, now = _turn, time.perf_counter()
         if turn.is_over or now > turn.until + FORGOTTEN_SECONDS:
             turn.is_over, turn.until = False, now + PIECE_SECONDS
             asyncio.get_running_loop().call_soon(turn.end)
-        if now >= turn.until:
+        return now >= turn.until
+
+    async def pause(self) -> None:
+        """Return at once, or after the loop has run if the piece of this turn is over. Call it for each item."""
+        if self.is_over:
             await asyncio.sleep(0)

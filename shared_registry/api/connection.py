@@ -11,6 +11,9 @@ import asyncio
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
+from shared_registry.api.access import CERTIFICATE
+from shared_registry.api.mutual_tls import name_in_certificate
+
 REQUEST_SECONDS = 10.0
 """How long a client may take to send a request, from the connection or from the request's first byte."""
 ACCEPT_SECONDS = 10.0
@@ -32,6 +35,7 @@ class ImpatientConnection(HttpToolsProtocol):
     _request_limit: asyncio.TimerHandle | None = None
     _accept_limit: asyncio.TimerHandle | None = None
     _incomplete_bytes = 0
+    _certificate_name: str | None = None
     _cycles: tuple[RequestResponseCycle, ...] = ()
 
     # What the event loop calls
@@ -39,6 +43,7 @@ class ImpatientConnection(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Expect the first request."""
         super().connection_made(transport)
+        self._certificate_name = name_in_certificate(transport.get_extra_info("peercert"))
         self._expect_request()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -74,6 +79,8 @@ class ImpatientConnection(HttpToolsProtocol):
         """Expect the rest of the request."""
         self._expect_request()
         super().on_message_begin()
+        if self._certificate_name is not None:
+            self.scope["extensions"] = {CERTIFICATE: {"name": self._certificate_name}}
 
     def on_headers_complete(self) -> None:
         """Begin to answer, or queue the request behind others. If these are too many, the parser goes no further.

@@ -22,7 +22,7 @@ from shared_registry.leader.sharing import LeaderProbing, PlanKeeper, SharedProb
 from shared_registry.leader.upgrading import Upgrader
 from shared_registry.mirror.mirror import Mirror
 from shared_registry.probing import HttpProbe, HttpProber
-from shared_registry.probing.listeners import ProbeListeners, Retain, Testify
+from shared_registry.probing.listeners import ProbeListeners, Testify
 from shared_registry.probing.peer import Peer, PeerSettings
 from shared_registry.probing.probe_counts import ProbeCounts
 from shared_registry.probing.prober_list import ProberList
@@ -135,12 +135,12 @@ class HealthChecks:
     async def _take_part(self, config: RouterConfig, http_get: HttpProbe | None) -> None:
         async with contextlib.AsyncExitStack() as stack:
             peer = self._peer = await self._make_peer(stack, config, http_get)
-            probe, retain = await _probe(stack, config, http_get)
-            loop = self._loop = self._health_loop(config, probe, retain)
+            probe = await _probe(stack, config, http_get)
+            loop = self._loop = self._health_loop(config, probe)
             probing = LeaderProbing(loop, self._mirror, router=self._router, share_batches=self._share_batches)
             shared = None
             if config.probing == "shared":
-                self._shared_loop = self._health_loop(config, probe, retain)
+                self._shared_loop = self._health_loop(config, probe)
                 shared = self._shared_probing(self._shared_loop)
             duties = self._duties(config, probing)
             self._election = Election(
@@ -162,7 +162,8 @@ class HealthChecks:
                         group.create_task(peer.run())
                         if shared is not None:
                             group.create_task(shared.run())
-                        await self._election.run()
+                        if config.may_lead:
+                            await self._election.run()
             finally:
                 self._election = self._loop = self._shared_loop = self._discovery = self._peer = None
 
@@ -179,14 +180,21 @@ class HealthChecks:
         self._discovery = Discovery(self._store, self._mirror.view, config, clock=self._clock, rng=self._rng)
         return [probing, plan, panic, self._ramps(config), upgrader, self._discovery]
 
-    def _health_loop(self, config: RouterConfig, probe: HttpProbe, retain: Retain | None) -> HealthLoop:
+    def _health_loop(self, config: RouterConfig, probe: HttpProbe) -> HealthLoop:
+        prober = probe if isinstance(probe, HttpProber) else None
         return HealthLoop(
             self._mirror,
             self._store.report,
             probe,
             _health_settings(config),
             router=self._router,
-            listeners=ProbeListeners(self._trouble_log, self._reach, retain, counts=self.counts),
+            listeners=ProbeListeners(
+                self._trouble_log,
+                self._reach,
+                retain=prober.retain if prober else None,
+                forget=prober.forget if prober else None,
+                counts=self.counts,
+            ),
             clock=self._clock,
             rng=self._rng,
         )
@@ -205,7 +213,7 @@ class HealthChecks:
     async def _make_peer(
         self, stack: contextlib.AsyncExitStack, config: RouterConfig, http_get: HttpProbe | None
     ) -> Peer:
-        probe, _ = await _probe(stack, config, http_get)
+        probe = await _probe(stack, config, http_get)
         return Peer(
             self._mirror,
             self._store.give_opinions,
@@ -224,14 +232,9 @@ class HealthChecks:
         return Ramps(self._store, view, slow_start_seconds=config.slow_start_seconds, clock=self._clock, rng=self._rng)
 
 
-async def _probe(
-    stack: contextlib.AsyncExitStack, config: RouterConfig, http_get: HttpProbe | None
-) -> tuple[HttpProbe, Retain | None]:
-    """Return a probe with connections of its own, and how to close those to other urls."""
-    if http_get is not None:
-        return http_get, None
-    prober = await stack.enter_async_context(HttpProber(config))
-    return prober, prober.retain
+async def _probe(stack: contextlib.AsyncExitStack, config: RouterConfig, http_get: HttpProbe | None) -> HttpProbe:
+    """Return a probe with connections of its own."""
+    return http_get if http_get is not None else await stack.enter_async_context(HttpProber(config))
 
 
 def _health_settings(config: RouterConfig) -> HealthSettings:

@@ -95,6 +95,8 @@ class LocalHealth:
             replicas: How many replicas are probed.
             now: The monotonic clock.
         """
+        if not self._refuted and not self._unsure:
+            return None
         if self.is_contradicted(replicas, now=now):
             return (
                 f"{self._refuted_lately(now)} of {replicas} replicas are reached by other routers and not by this one"

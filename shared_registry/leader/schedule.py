@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import heapq
 import math
@@ -13,12 +14,14 @@ JITTER_SHARE = 0.05
 
 
 def is_change_pending(status: ReplicaStatus, *, ok: bool) -> bool:
-    """Return whether the next result may change the status: the replica is unknown, failing, or recovering."""
-    if status is ReplicaStatus.UNKNOWN:
-        return True
+    """Return whether the next result may change the status: the replica is failing, or recovering.
+
+    A new replica that has responded turns healthy by that.
+    """
     return ok is (status is ReplicaStatus.UNHEALTHY)
 
 
+@functools.lru_cache(maxsize=100_000)
 def phase_of(key: str) -> float:
     """Return a replica's phase in the interval, in [0, 1). It is the same on every router."""
     digest = hashlib.blake2b(key.encode(), digest_size=8).digest()
@@ -142,4 +145,5 @@ class Schedule:
         health = record.health
         last = max(health.last_ok_at or 0.0, health.last_failure_at or 0.0)
         ok = (health.last_ok_at or 0.0) >= (health.last_failure_at or 0.0)
-        return server_now - last >= self._interval or last > server_now or is_change_pending(health.status, ok=ok)
+        is_pending = health.status is ReplicaStatus.UNKNOWN or is_change_pending(health.status, ok=ok)
+        return server_now - last >= self._interval or last > server_now or is_pending

@@ -148,7 +148,12 @@ def _text_of(happening: ReplicaHappening) -> str:
             return _text_of_all(happening.record)
         case happenings.ReplicaHealthy() | happenings.ReplicaUnhealthy() | happenings.ReplicaUnjudged():
             return _status(happening.record)
-        case happenings.ReplicaDrained() | happenings.ReplicaDisabled() | happenings.ReplicaEnabled():
+        case (
+            happenings.ReplicaDrained()
+            | happenings.ReplicaExpired()
+            | happenings.ReplicaDisabled()
+            | happenings.ReplicaEnabled()
+        ):
             return _admin(happening.record)
     return _TEXTS.get(type(happening), "")
 

@@ -12,7 +12,7 @@ from shared_registry.aio.clock import Clock, wait_until
 from shared_registry.config import RouterConfig
 from shared_registry.errors import KeyConflict, StoreError
 from shared_registry.leases.settling import Settler
-from shared_registry.model import RouterInfo
+from shared_registry.model import Event, RouterInfo, Source
 from shared_registry.probing.prober_list import ProberList
 from shared_registry.store.commands import Store
 from shared_registry.store.replies import Departure, Heartbeat
@@ -76,6 +76,19 @@ class Membership:
         self._is_in_trouble = False
         self.reaped_leases = 0
         self._unreapable: set[str] = set()
+        self._are_announced = False
+
+    def notice(self, events: Sequence[Event]) -> None:
+        """Send a heartbeat soon if these events bring the first announced replica. For `Mirror.subscribed`.
+
+        Until a heartbeat knows of announced replicas, the gaps between heartbeats may be so long that the script takes
+        them for an outage, after which nothing expires for one time to live.
+        """
+        if self._are_announced:
+            return
+        if any(event.record is not None and event.record.source == Source.ANNOUNCED for event in events):
+            self._are_announced = True
+            self._probers.is_changed.set()
 
     def reload(self, settings: RouterConfig) -> None:
         """Publish the fingerprint of changed settings, and whether this router takes part in shared probing."""
@@ -114,6 +127,7 @@ class Membership:
             raise
         end_heartbeat(heartbeat)
         self._probers.alive_until = sent_at + self._expiry_seconds
+        self._are_announced = heartbeat.next_expiry_seconds is not None
         if heartbeat.probers is not None:
             self._probers.update(heartbeat.probers_version, heartbeat.probers)
         return heartbeat

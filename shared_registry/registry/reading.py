@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable, Collection, Mapping
 
 from shared_registry.admin.check import Violation, find_violations
+from shared_registry.admin.fleet_reads import FleetReads
 from shared_registry.aio.breath import Breath
 from shared_registry.discovery import FollowedSource
 from shared_registry.mirror.stream_lag import ClockReading
@@ -288,6 +289,12 @@ class RegistryReads(RegistryState):
     async def check(self) -> list[Violation]:
         """Verify the invariants of the namespace while routers work on it; return the violations."""
         return await find_violations(self._reader, self._parts.keys)
+
+    @property
+    def fleet(self) -> FleetReads:
+        """Reads the routers and the queue from Redis."""
+        parts = self._parts
+        return FleetReads(parts.clients, parts.keys, parts.reader, timeout_seconds=self.config.redis_timeout_seconds)
 
     async def refresh(self, *, at_once: bool = False) -> None:
         """Read from Redis the data that the event stream does not carry: probe times, latencies, counters, loads.

@@ -68,7 +68,7 @@ def pop_all(schedule: Schedule, now: float) -> list[str]:
 @pytest.mark.parametrize(
     ("status", "ok", "pending"),
     [
-        (UNKNOWN, True, True),
+        (UNKNOWN, True, False),
         (UNKNOWN, False, True),
         (HEALTHY, True, False),
         (HEALTHY, False, True),
@@ -91,7 +91,7 @@ def test_the_fast_interval_is_never_longer_than_the_interval() -> None:
     schedule = a_schedule(interval=0.5, fast=1.0)
     follow(schedule, [record_of()], now=START)
     schedule.pop_due(START)
-    schedule.settle(url_of(1), UNKNOWN, ok=True, now=START)
+    schedule.settle(url_of(1), UNKNOWN, ok=False, now=START)
     assert schedule.next_due() == START + 0.5
 
 
