@@ -19,6 +19,8 @@ from shared_registry.store.replies import Elected
 
 NAMESPACE = "default"
 PATIENCE_SECONDS = 30.0
+FILL_SECONDS = 120.0
+"""How long the reports of a whole fleet may take on a busy machine."""
 COMMANDS_AT_ONCE = 500
 LOG_LENGTH = 100_000
 
@@ -90,7 +92,7 @@ async def _register(client: Client, endpoints: Sequence[ReplicaEndpoint], namesp
 
 async def _report(store: Store, results: Sequence[ProbeResult]) -> None:
     token = new_token()
-    elected = await store.campaign(token, lease_seconds=PATIENCE_SECONDS, seen_epoch=0)
+    elected = await store.campaign(token, lease_seconds=FILL_SECONDS, seen_epoch=0)
     if not isinstance(elected, Elected):
         raise TypeError("somebody else leads")
     term = Term(elected.epoch, token)

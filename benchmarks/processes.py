@@ -26,9 +26,10 @@ Answer = dict[str, Any]
 class Child:
     """A module of this package as a process. `async with Child("router_process", settings) as router`."""
 
-    def __init__(self, module: str, settings: Mapping[str, Any]) -> None:
-        """Describe it; `async with` starts it and waits for its first line, kept in `ready`."""
+    def __init__(self, module: str, settings: Mapping[str, Any], *, start_seconds: float = START_SECONDS) -> None:
+        """Describe it; `async with` starts it and waits so long for its first line, kept in `ready`."""
         self._module = module
+        self._start_seconds = start_seconds
         self._settings = settings
         self._lock = asyncio.Lock()
         self._process: asyncio.subprocess.Process
@@ -46,7 +47,7 @@ class Child:
             start_new_session=True,
         )
         try:
-            async with asyncio.timeout(START_SECONDS):
+            async with asyncio.timeout(self._start_seconds):
                 self.ready = await self.ask(dict(self._settings))
         except BaseException:
             self.kill()

@@ -8,6 +8,7 @@ import json
 import time
 
 from benchmarks.processes import Answer, parent_input, serve, until, write_answer
+from shared_registry.cli.serving_loop import serving_loop_factory
 from tests.support.replica_server import MockReplica, ReplicaServer
 
 WATCH_SECONDS = 0.001
@@ -48,4 +49,5 @@ async def main() -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(main())
+    with asyncio.Runner(loop_factory=serving_loop_factory()) as runner:
+        runner.run(main())

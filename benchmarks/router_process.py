@@ -14,6 +14,7 @@ import time
 import tracemalloc
 
 from benchmarks.processes import Answer, parent_input, serve, until, write_answer
+from shared_registry.cli.serving_loop import serving_loop_factory
 from shared_registry import Lease, RouterConfig, SharedReplicaRegistry
 from shared_registry.model import ReplicaEndpoint
 from shared_registry.probing import HttpProber
@@ -98,4 +99,5 @@ async def main() -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(main())
+    with asyncio.Runner(loop_factory=serving_loop_factory()) as runner:
+        runner.run(main())

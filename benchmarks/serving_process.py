@@ -1,7 +1,7 @@
 """A process that serves: an echoing replica, or a router in front of one, as `shared-registry serve` runs it.
 
 Its settings come as the first line: `config` (of `RouterConfig`) and `replicas` (urls) for a router, nothing for a
-replica. Answers with the `url` once it serves.
+replica. Answers with the `url` once it serves, and with the `admin_url`, if there is one.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import Any
 import uvloop
 
 from benchmarks.processes import Answer, parent_input, serve, write_answer
+from benchmarks.stalls import Stalls
 from shared_registry import RouterConfig
 from shared_registry.aio.stop_signals import StopRequest
 from shared_registry.api.address import admin_address
@@ -42,15 +43,23 @@ async def main() -> None:
 
 async def _route(settings: dict[str, Any], lines: asyncio.StreamReader) -> None:
     config = RouterConfig(replicas=[ReplicaEndpoint(url) for url in settings["replicas"]], **settings["config"])
-    stop = StopRequest()
+    stop, watch = StopRequest(), Stalls()
+
+    async def stalls() -> Answer:
+        """Say how long the event loop has stalled since the last such question."""
+        return dict(watch.take())
+
     with admin_address(config) as admin:
         serving = asyncio.create_task(
             server.serve_clients(
-                config, stop, on_listening=lambda url: write_answer({"url": url}), beside=[*admin.works]
+                config,
+                stop,
+                on_listening=lambda url: write_answer({"url": url, "admin_url": admin.url}),
+                beside=[*admin.works],
             )
         )
         try:
-            await serve({"usage": usage}, lines)
+            await serve({"usage": usage, "stalls": stalls}, lines)
         finally:
             stop.ask()
             stop.ask()

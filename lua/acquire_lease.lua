@@ -1,6 +1,6 @@
 -- Gives a session a slot. It prefers the replica where the session was before, then the least loaded replica of the
 -- first tier that has a free slot. A session that finds no free slot joins the queue, unless the queue already holds
--- `max_queue` waiters. With `max_queue` 0 the session does not wait, and a waiter of that lease id leaves the queue.
+-- `max_queue` waiters. The reply is `returned` if it is the replica where the session was before. With `max_queue` 0 the session does not wait, and a waiter of that lease id leaves the queue.
 -- A repeated call with the same lease id finds its lease or its waiter again, so a lost reply costs nothing.
 --
 -- In a panic, a session for which no healthy replica has a free slot gets one of another active replica, if
@@ -18,7 +18,7 @@
 -- KEYS    meta routers queue settling ready_primary ready_secondary full spare_primary spare_secondary spare_answered
 --         replica_prefix leases_prefix affinity_prefix several_prefix inbox_prefix sequence_prefix
 -- ARGV    router lease_id max_queue sequence takes_spare avoided … (url)
--- RETURNS granted|held, url, revision of the replica  |  spare, url, revision of the replica, sequence
+-- RETURNS granted|returned|held, url, revision of the replica  |  spare, url, revision of the replica, sequence
 --         |  waiting, sequence, position, depth  |  excluded|saturated|no_healthy|settling, depth  |  not_registered
 --         |  wrong_type …|wrong_schema …
 -- WRITES  meta queue ready_primary ready_secondary full spare_primary spare_secondary spare_answered replica_prefix
@@ -124,6 +124,7 @@ local waiter = router .. '/' .. lease_id
 
 -- Grants a slot of a healthy replica, and returns the reply.
 local function take(url, tier, state)
+  local was_here = session and redis.call('GET', keys.affinity_prefix .. session) == url
   local revision, denied = grant(router, lease_id, url, tier, state)
   if denied then
     return denied
@@ -134,7 +135,7 @@ local function take(url, tier, state)
   if session then
     redis.call('DEL', keys.sequence_prefix .. session)
   end
-  return {'granted', url, revision}
+  return {was_here and 'returned' or 'granted', url, revision}
 end
 
 -- As in lib/settling.lua, which the usual case does not load.
@@ -193,9 +194,9 @@ end
 -- Returns the sequence that the waiter has or had before (given by the caller, or kept for its session), or the next
 -- one.
 local function place()
-  local last = tonumber(redis.call('HGET', keys.meta, 'queue_sequence') or '0')
-  local old = tonumber(redis.call('ZSCORE', keys.queue, waiter) or sequence)
-    or tonumber(session and redis.call('GET', keys.sequence_prefix .. session) or '')
+  local last = stored_number(redis.call('HGET', keys.meta, 'queue_sequence'), 0)
+  local old = stored_number(redis.call('ZSCORE', keys.queue, waiter) or sequence)
+    or stored_number(session and redis.call('GET', keys.sequence_prefix .. session))
   local own = old or math.max(last + 1, now_ms)
   redis.call('HSET', keys.meta, 'queue_sequence', whole(math.max(last, own)))
   if old then
@@ -245,7 +246,7 @@ end
 depth = whole(redis.call('ZCARD', keys.queue))
 local rank = redis.call('ZRANK', keys.queue, waiter)
 if rank then
-  return {'waiting', whole(tonumber(redis.call('ZSCORE', keys.queue, waiter))), whole(rank + 1), depth}
+  return {'waiting', whole(stored_number(redis.call('ZSCORE', keys.queue, waiter), now_ms)), whole(rank + 1), depth}
 end
 if waits_for_others then
   return {'settling', depth}

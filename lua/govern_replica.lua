@@ -5,7 +5,7 @@
 -- with its last session is. Only what the source itself has drained or withdrawn comes back into service. Sessions that
 -- wait get its slots with the next heartbeat of a router.
 --
--- KEYS    meta replicas removed admin_by_name leader events ready_primary ready_secondary full spare_primary
+-- KEYS    meta replicas removed admin_by_name names leader events ready_primary ready_secondary full spare_primary
 --         spare_secondary spare_answered replica_prefix
 -- ARGV    token epoch source replica_url state router reason
 -- RETURNS set|draining|removed, event  |  unchanged|not_found|fenced  |  wrong_type …|wrong_schema …

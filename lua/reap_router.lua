@@ -7,7 +7,7 @@
 --         spare_primary spare_secondary spare_answered replica_prefix leases_prefix affinity_prefix several_prefix
 --         inbox_prefix sequence_prefix
 -- ARGV    key by affinity_ms moves
--- RETURNS reaped|alive|not_found  |  partial, leases left  |  wrong_type …|wrong_schema …
+-- RETURNS reaped, leases ended  |  alive|not_found  |  partial, leases left, leases ended  |  wrong_type …|wrong_schema …
 -- WRITES  meta replicas removed routers router_prefix probers events queue settling ready_primary ready_secondary full
 --         spare_primary spare_secondary spare_answered replica_prefix leases_prefix affinity_prefix several_prefix
 --         inbox_prefix sequence_prefix
@@ -31,15 +31,15 @@ if not expires_at_ms then
   return {'not_found'}
 end
 local now_ms = server_now_ms()
-local reap_after_ms = tonumber(redis.call('HGET', keys.meta, 'reap_after_ms') or whole(now_ms + 1))
+local reap_after_ms = stored_number(redis.call('HGET', keys.meta, 'reap_after_ms'), now_ms + 1)
 if tonumber(expires_at_ms) > now_ms or now_ms < reap_after_ms then
   return {'alive'}
 end
 
 local heir = moves == '1' and by ~= key and redis.call('ZSCORE', keys.routers, by) and by or nil
-local leases_left = end_some(key, now_ms, by, affinity_ms, heir)
+local leases_left, ended = end_some(key, now_ms, by, affinity_ms, heir)
 if leases_left then
-  return {'partial', whole(leases_left)}
+  return {'partial', whole(leases_left), whole(ended)}
 end
 emit(now_ms, {'kind', 'router_expired', 'router', key, 'by', by})
-return {'reaped'}
+return {'reaped', whole(ended)}

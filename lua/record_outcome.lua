@@ -33,6 +33,9 @@
 -- include lib/queue.lua
 
 local RECENT_MS = 1000
+-- In a large fleet the prober tells of a settled replica's successes less often: together about 100 a second, and of each
+-- replica within a minute (leader/sampling.py). It tells of every failure at once.
+local SILENCE_A_REPLICA_MS, LONGEST_SILENCE_MS = 10, 60000
 
 local replica_url, incarnation, ok, latency_ms, reason, failure_threshold, recovery_threshold, interval_ms, timeout_ms,
   router, by, is_passive, connected, client, failed_ago_ms, max_ejection_percent, base_ejection_ms,
@@ -110,10 +113,20 @@ local function weigh_session()
   end
 end
 
+-- Returns for how long the prober may have told nothing of a replica that it reaches.
+local function silence_ms()
+  if #read_probers() == 0 then
+    return 0
+  end
+  local ready = redis.call('ZCARD', keys.ready_primary) + redis.call('ZCARD', keys.ready_secondary)
+  local silence = math.min(SILENCE_A_REPLICA_MS * (ready + redis.call('SCARD', keys.full)), LONGEST_SILENCE_MS)
+  return silence > limits.interval_ms and silence + limits.interval_ms or 0
+end
+
 local function was_reached_lately()
   local last_ok = tonumber(redis.call('HGET', replica, 'last_ok_at_ms') or '')
   return limits.interval_ms > 0 and last_ok and last_ok <= now_ms
-    and now_ms - last_ok <= limits.interval_ms + limits.timeout_ms + RECENT_MS
+    and now_ms - last_ok <= limits.interval_ms + limits.timeout_ms + RECENT_MS + silence_ms()
 end
 
 local function count_failure()

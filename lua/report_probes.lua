@@ -1,11 +1,11 @@
 -- Applies a batch of the leader's probe results, if the reporter is still the leader and the batch is new.
 --
 -- Token and epoch must both equal the stored ones. Batches are numbered from 1 within an epoch, and the leader sends
--- one at a time. A batch whose number was already applied changes nothing. A call stops after 6 events about
--- replicas or 25 questions, so that it does not block the server for long; `done` says how many results it has
--- applied. The others belong in the next batch. A result for a removed replica, for another incarnation, or for a
--- replica whose hash is damaged is dropped. The script never creates a replica's hash. See lib/verdicts.lua for what a
--- result does.
+-- one at a time. A batch whose number was already applied changes nothing. A call stops after 12 events about
+-- replicas, 6 while sessions wait, or 25 questions, so that it does not block the server for long; `done` says how many
+-- results it has applied. The others belong in the next batch. A result for a removed replica, for another incarnation,
+-- or for a replica whose hash is damaged is dropped. The script never creates a replica's hash. See lib/verdicts.lua for
+-- what a result does.
 --
 -- KEYS    meta leader routers router_prefix probers events queue settling ready_primary ready_secondary full
 --         spare_primary spare_secondary spare_answered replica_prefix leases_prefix affinity_prefix several_prefix
@@ -36,8 +36,8 @@ local holder = redis.call('HMGET', keys.leader, 'token', 'epoch', 'batch', 'rout
 if holder[1] ~= token or holder[2] ~= epoch then
   return {'fenced'}
 end
-if tonumber(batch) <= tonumber(holder[3]) then
-  return {'duplicate', holder[5] or '0'}
+if tonumber(batch) <= stored_number(holder[3], 0) then
+  return {'duplicate', whole(stored_number(holder[5], 0))}
 end
 local results = parse_results(FIRST_RESULT)
 

@@ -2,8 +2,8 @@
 -- by another instance at once. An operator's admin state is kept for the next replica of the same name.
 -- With `when_drained` 1 and sessions on it, the replica drains; the call that ends its last session removes it.
 --
--- KEYS    meta replicas removed announced departing admin_by_name replica_prefix ready_primary ready_secondary full
---         spare_primary spare_secondary spare_answered events
+-- KEYS    meta replicas removed announced departing admin_by_name names replica_prefix ready_primary ready_secondary
+--         full spare_primary spare_secondary spare_answered events
 -- ARGV    replica_url instance router by reason when_drained
 -- RETURNS removed|draining, event  |  not_found|taken, owner  |  wrong_type …|wrong_schema …
 -- WRITES  meta replicas removed announced departing admin_by_name replica_prefix ready_primary ready_secondary full

@@ -48,6 +48,8 @@ LONGEST = (
 """The files that take longest begin first: begun late, one of them would run alone in the end."""
 
 SLOW = (
+    "announcing/test_announcements_under_faults.py",
+    "announcing/test_dead_pods.py",
     "api/test_dashboard.py",
     "cli/test_cli_live.py",
     "cli/test_cli_operating.py",

@@ -26,7 +26,7 @@ local function is_held(expired_at_ms, ttl_ms, last_heartbeat_at_ms, now_ms)
   if expired_at_ms or not ttl or not last then
     return false
   end
-  local resumed_at_ms = tonumber(redis.call('HGET', keys.meta, 'announcements_resumed_at_ms') or '0')
+  local resumed_at_ms = stored_number(redis.call('HGET', keys.meta, 'announcements_resumed_at_ms'), 0)
   return now_ms < math.max(last, resumed_at_ms) + ttl
 end
 
@@ -70,6 +70,10 @@ end
 local function keep_admin_of(replica_key, url)
   local state = redis.call('HMGET', replica_key, 'name', 'admin', 'admin_since_ms', 'admin_by', 'admin_reason',
     'removes_when_drained', 'expired_at_ms', 'withdrawn_at_ms')
+  local named = state[1] and state[1] ~= '' and redis.pcall('HGET', keys.names, state[1])
+  if type(named) == 'string' and named ~= url then
+    return -- the name has gone to another replica, with what an operator said of it
+  end
   local is_set = state[2] == 'disabled' or (state[2] == 'draining' and state[6] ~= '1')
   if is_set and not state[7] and not state[8] then
     keep_admin(state[1], url, unpack(state, 2, 5))

@@ -66,19 +66,21 @@ local function drop_waiters(waiters, affinity_ms)
     redis.call('ZREM', keys.queue, one.waiter)
     local kept = one.session and keys.sequence_prefix .. one.session
     if kept and affinity_ms ~= '0' and not type_refusal({kept, 'string'}) then
-      redis.call('SET', kept, whole(tonumber(one.sequence)), 'PX', affinity_ms)
+      redis.call('SET', kept, whole(stored_number(one.sequence, server_now_ms())), 'PX', affinity_ms)
     end
   end
 end
 
--- heir: the router that gets the leases which may move; nil if they end like the others.
+-- heir: the router that gets the leases which may move; nil if they end like the others. Returns how many have ended.
 local function end_leases(leases, urls, ids, loads, now_ms, by, affinity_ms, heir)
   if #ids > 0 then
     redis.call('HDEL', leases, unpack(ids))
   end
+  local ended = #ids
   for _, id in ipairs(ids) do
     if heir and may_move(id) and bequeath(id, urls[id], heir) then
       loads[urls[id]] = loads[urls[id]] - 1
+      ended = ended - 1
     elseif not session_refusal(id) then
       end_affinity(id, urls[id], affinity_ms)
     end
@@ -88,13 +90,14 @@ local function end_leases(leases, urls, ids, loads, now_ms, by, affinity_ms, hei
       unload(url, count, now_ms, by, {})
     end
   end
+  return ended
 end
 
 -- Takes some of a router's waiters out of the queue, and ends some of its leases once no waiter is left. Freed slots go
 -- to the waiters that have waited longest. After the last lease it deletes the router's record and inbox. The first
 -- write is a deletion, because Redis allows a script to go on when memory is short if its first write is one. A key of
 -- a lease or a waiter that has another type than the registry's is left as it is, and holds up nothing.
--- Returns the number of leases left, or false if none is left.
+-- Returns the number of leases left, or false if none is left; and how many leases have ended.
 local function end_some(key, now_ms, by, affinity_ms, heir)
   local record, leases = keys.router_prefix .. key, keys.leases_prefix .. key
   local waiters, queue_cursor = next_waiters(key)
@@ -105,7 +108,7 @@ local function end_some(key, now_ms, by, affinity_ms, heir)
   redis.call('HDEL', record, 'reap_cursor', 'queue_cursor')
   strike_prober(key)
   drop_waiters(waiters, affinity_ms)
-  end_leases(leases, urls, ids, loads, now_ms, by, affinity_ms, heir)
+  local ended = end_leases(leases, urls, ids, loads, now_ms, by, affinity_ms, heir)
   local left = redis.call('HLEN', leases)
   local is_done = left == 0 and queue_cursor == 'done'
   if is_done then
@@ -116,5 +119,5 @@ local function end_some(key, now_ms, by, affinity_ms, heir)
     redis.call('HSET', record, 'reap_cursor', cursor, 'queue_cursor', queue_cursor)
   end
   serve_queue(now_ms)
-  return not is_done and left
+  return not is_done and left, ended
 end

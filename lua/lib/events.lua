@@ -31,7 +31,7 @@ end
 local function emit(now_ms, entry)
   local before = redis.call('HMGET', keys.meta, 'revision', 'epoch', 'history_id', 'mark')
   local mark = whole(server_now_us())
-  local common = {'at_ms', whole(now_ms), 'prev', before[1] or '0-0', 'epoch', before[2] or '0',
+  local common = {'at_ms', whole(now_ms), 'prev', before[1] or '0-0', 'epoch', whole(stored_number(before[2], 0)),
     'history_id', before[3] or '', 'prev_mark', mark_of(before[4], before[1]), 'mark', mark}
   local length = #entry
   for i = 1, #common do
@@ -54,7 +54,8 @@ end
 
 -- Appends an event that carries the whole routing-relevant state of a replica, and stores the event's id as `revision`
 -- in the replica's hash.
--- fields: flat list of name, value, `kind` first. reply: the list to which the event is appended, as id, length, entry.
+-- fields: flat list of name, value, `kind` first. reply: the list to which the event is appended, as id, length, entry;
+-- nil for none.
 local function emit_replica(now_ms, replica_key, url, fields, reply)
   fields[#fields + 1] = 'replica'
   fields[#fields + 1] = url
@@ -67,5 +68,7 @@ local function emit_replica(now_ms, replica_key, url, fields, reply)
   end
   local id, entry = emit(now_ms, fields)
   redis.call('HSET', replica_key, 'revision', id)
-  append_event(reply, id, entry)
+  if reply then
+    append_event(reply, id, entry)
+  end
 end

@@ -14,8 +14,9 @@
 local SILENCE_MS = 750
 local URLS_AN_EVENT = 25
 -- A script that applies many results stops after so many events about replicas, or as many questions as fit into one
--- event, so that it blocks the server for some milliseconds only.
-local EVENTS_AT_ONCE = 6
+-- event, so that it blocks the server for some milliseconds only. While sessions wait, a call also serves the queue, so
+-- it has to apply less.
+local EVENTS_AT_ONCE, EVENTS_AT_ONCE_BESIDE_A_QUEUE = 12, 6
 
 local STATE_READ = {
   'incarnation', 'admin', 'status', 'consecutive_failures', 'consecutive_successes', 'failing_witness', 'suspicion',
@@ -185,7 +186,11 @@ end
 
 -- Returns whether a script has changed so much that the other results belong in its next call.
 local function is_enough(reply)
-  return (reply.events or 0) >= EVENTS_AT_ONCE or #suspected >= URLS_AN_EVENT
+  local events = reply.events or 0
+  if events >= EVENTS_AT_ONCE or #suspected >= URLS_AN_EVENT then
+    return true
+  end
+  return events >= EVENTS_AT_ONCE_BESIDE_A_QUEUE and redis.call('ZCARD', keys.queue) > 0
 end
 
 -- Emits the questions of this script, up to 25 an event: an event for each would block the server for long if many
@@ -216,7 +221,7 @@ end
 local function is_outdated(state, now_ms)
   local since = tonumber(state.suspected_at_ms or '0')
   local times = redis.call('HMGET', keys.meta, 'heartbeats_resumed_at_ms', 'reap_until_ms')
-  return since > now_ms or tonumber(times[1] or '0') > since or now_ms > tonumber(times[2] or '0')
+  return since > now_ms or stored_number(times[1], 0) > since or now_ms > stored_number(times[2], 0)
 end
 
 -- Applies a success of the replica's prober or, with has_no_ramp, of a router that speaks for an unhealthy replica.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import re
 from collections.abc import Mapping, Sequence
@@ -11,12 +10,12 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from shared_registry.admin.connection import Outsider
+from shared_registry.admin.fleet_reads import FleetReads, session_digest_of
 from shared_registry.admin.vacancy import Vacancy, vacancy_of
 from shared_registry.errors import KeyConflict, StoreError
-from shared_registry.model import Event, Leader, Plan, ReplicaRecord, RouterRecord
+from shared_registry.model import Event, Leader, Plan, ReplicaRecord
 from shared_registry.store.channel import bounded
-from shared_registry.store.codec import milliseconds, parse_router
-from shared_registry.store.lease_reader import Waiting
+from shared_registry.store.codec import milliseconds
 from shared_registry.store.reader import Gap, Head, Snapshot, Tombstone
 
 SNAPSHOT_TRIES = 20
@@ -65,63 +64,6 @@ class Overview:
 
 
 @dataclass(frozen=True, slots=True)
-class RouterList:
-    """The routers of a registry at one moment.
-
-    Attributes:
-        at: The time of the moment, in seconds on the Redis server's clock.
-        leader: The leader; `None` while there is none.
-        routers: All listed routers, sorted by key, including those that have expired and were not reaped yet.
-        leases: How many leases each router holds, by its key.
-        plan: How routers share the probing; `None` if the leader probes all replicas.
-    """
-
-    at: float
-    leader: Leader | None
-    routers: list[RouterRecord]
-    leases: Mapping[str, int] = field(default_factory=dict)
-    plan: Plan | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class WaiterRecord:
-    """A session that waits for a slot.
-
-    Attributes:
-        position: The session's position in the queue, from 1, over all routers.
-        id: The id of the lease that the session will have.
-        router: Key of the router where the session waits.
-        since: About when the session joined the queue, in seconds on the Redis server's clock. No two sessions in the
-            queue have the same value.
-    """
-
-    position: int
-    id: str
-    router: str
-    since: float
-
-    @property
-    def session_digest(self) -> str | None:
-        """The SHA-256 of the session's name, in hex; `None` where it has none."""
-        return _digest_of(self.id)
-
-
-@dataclass(frozen=True, slots=True)
-class QueueList:
-    """The queue of a registry at one moment.
-
-    Attributes:
-        at: The time of the moment, in seconds on the Redis server's clock.
-        depth: How many sessions wait.
-        waiters: The first waiters, in order.
-    """
-
-    at: float
-    depth: int
-    waiters: list[WaiterRecord]
-
-
-@dataclass(frozen=True, slots=True)
 class LeaseRecord:
     """A session's hold on a slot.
 
@@ -149,7 +91,7 @@ class LeaseRecord:
     @property
     def session_digest(self) -> str | None:
         """The SHA-256 of the session's name, in hex; `None` where it has none."""
-        return _digest_of(self.id)
+        return session_digest_of(self.id)
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,7 +120,7 @@ class RemovalList:
     removed: list[Tombstone]
 
 
-class Observer(Outsider):
+class Observer(Outsider, FleetReads):
     """`async with Observer(config) as observer: await observer.overview()`."""
 
     async def overview(self) -> Overview:
@@ -222,35 +164,6 @@ class Observer(Outsider):
             reasons = await pipeline.execute(raise_on_error=False)  # a damaged record is reported by `check`
         return {router: text for router, text in zip(routers, reasons, strict=True) if isinstance(text, str) and text}
 
-    async def routers(self) -> RouterList:
-        """Return the routers. One that leaves during the call, or whose record is damaged, is left out."""
-        async with bounded(self._timeout_seconds, failover=self._clients.failover):
-            listed = await self._clients.commands.zrange(self._keys.routers, 0, -1, withscores=True)
-        found = []
-        for key, expires_at_ms in sorted(listed):
-            try:
-                async with bounded(self._timeout_seconds, failover=self._clients.failover):
-                    fields = await self._clients.commands.hgetall(self._keys.router(key))
-                if fields:
-                    found.append(parse_router(key, fields, expires_at_ms))
-            except KeyConflict as error:
-                logger.warning("redis: a router is left out: %s", error, extra={"router": key})
-        return RouterList(
-            await self._reader.server_time(),
-            await self._reader.leader(),
-            found,
-            await self._lease_counts([one.info.key for one in found]),
-            await self._reader.plan(),
-        )
-
-    async def _lease_counts(self, routers: Sequence[str]) -> dict[str, int]:
-        async with bounded(self._timeout_seconds, failover=self._clients.failover):
-            pipeline = self._clients.commands.pipeline(transaction=False)
-            for router in routers:
-                pipeline.hlen(self._keys.leases(router))
-            counts = await pipeline.execute(raise_on_error=False)  # a damaged key is reported by `check`
-        return {router: count for router, count in zip(routers, counts, strict=True) if isinstance(count, int)}
-
     async def removals(self) -> RemovalList:
         """Return the replicas that were removed. One that is added again during the call is left out."""
         tombstones = await self._reader.tombstones(await self._reader.removed())
@@ -288,33 +201,12 @@ class Observer(Outsider):
             names |= {url: name for url, name in zip(chunk, replies, strict=True) if isinstance(name, str)}
         return names
 
-    async def queue(self, count: int) -> QueueList:
-        """Return the queue's depth and up to `count` waiters, in the order of the queue.
-
-        The queue is read in pieces. A waiter that joins or leaves during the call may be left out, and the positions
-        behind that waiter may be off by one.
-        """
-        depth = await self._reader.queue_depth()
-        found: list[Waiting] = []
-        async with contextlib.aclosing(self._reader.waiters()) as pages:
-            while len(found) < count and (page := await anext(pages, None)) is not None:
-                found += page
-        first = [
-            WaiterRecord(position, one.lease_id, one.router, one.sequence / 1000)
-            for position, one in enumerate(found[:count], 1)
-        ]
-        return QueueList(await self._reader.server_time(), max(depth, len(first)), first)
-
     async def ready_count(self) -> int:
         """Return how many replicas may take a session now: healthy, active and below their capacity."""
         async with bounded(self._timeout_seconds, failover=self._clients.failover):
             primaries = await self._clients.commands.zcard(self._keys.ready_primary)
             secondaries = await self._clients.commands.zcard(self._keys.ready_secondary)
         return int(primaries + secondaries)
-
-    async def head(self) -> Head:
-        """Return the history and its latest revision."""
-        return await self._reader.head()
 
     async def server_time(self) -> float:
         """Return the Redis server's clock, in seconds since the epoch."""
@@ -344,7 +236,3 @@ class Observer(Outsider):
             except Gap:
                 await asyncio.sleep(PAUSE_SECONDS)
         raise StoreError("the event stream does not lead to the current revision; run `shared-registry check`")
-
-
-def _digest_of(lease_id: str) -> str | None:
-    return lease_id.partition(":")[2] or None

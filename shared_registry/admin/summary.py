@@ -111,6 +111,7 @@ class Situation:
         panic: Why sessions may use replicas that are not healthy; empty without panic.
         away_seconds: For how long Redis could not be read, or could not be written; `None` while it can.
         is_stale: Whether the view is so old that nothing is selected.
+        is_settling: Whether new sessions get no slot, because what ran before a loss of data comes back.
     """
 
     at: float
@@ -121,6 +122,7 @@ class Situation:
     panic: str = ""
     away_seconds: float | None = None
     is_stale: bool = False
+    is_settling: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,6 +158,7 @@ def _head(fleet: FleetCounts, situation: Situation) -> tuple[Level, str]:
         (situation.is_stale, Level.BAD, f"Not serving, because Redis has been away{away} and the view is too old"),
         (not fleet.registered, Level.BAD, "Not serving"),
         (away, worst, f"Redis is away{away}, {'serving' if serves else 'not serving'}"),
+        (situation.is_settling, worst, "Redis lost its data, and new sessions wait until those that run are back"),
         (situation.leader is None, Level.BAD, f"Nobody leads{leaderless}"),
         (situation.panic, Level.BAD, "Serving in panic"),
         (not serves, Level.BAD, "Not serving"),

@@ -28,19 +28,33 @@ async def keep_running(name: str, work: Callable[[], Awaitable[None]], *, clock:
         started_at = clock.monotonic()
         try:
             await work()
-            logger.error("%s ended by itself; starting it again", name)
+            if not is_cancelled():
+                logger.error("%s ended by itself; starting it again", name)
         except asyncio.CancelledError:
-            task = asyncio.current_task()
-            if task is None or task.cancelling():
+            if is_cancelled():
                 raise
             logger.exception("%s failed; starting it again", name)  # not this task was cancelled, but one it awaited
         except Exception:
             if not _has_loop():
                 return  # the event loop was closed under the work, which is deleted
-            logger.exception("%s failed; starting it again", name)
+            if is_cancelled():
+                logger.exception("%s failed while it ended", name)
+            else:
+                logger.exception("%s failed; starting it again", name)
+        if is_cancelled():
+            raise asyncio.CancelledError
         if clock.monotonic() - started_at > LONGEST_PAUSE_SECONDS:
             backoff.reset()
         await clock.sleep(backoff.next_seconds())
+
+
+def is_cancelled() -> bool:
+    """Return whether the present task is to end.
+
+    What it awaits may hide that: a task group whose tasks fail at that moment raises their errors instead.
+    """
+    task = asyncio.current_task()
+    return task is None or task.cancelling() > 0
 
 
 def _has_loop() -> bool:

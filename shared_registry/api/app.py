@@ -11,6 +11,8 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from shared_registry.api.access import Access, ReadGuard, Tokens
+from shared_registry.api.described import DescribedApi
+from shared_registry.api.documented_pages import DOCUMENT_PATH
 from shared_registry.api.envoy import discovery
 from shared_registry.api.event_stream import EventStream
 from shared_registry.api.guard import HostGuard
@@ -18,7 +20,7 @@ from shared_registry.api.live_data import LiveData
 from shared_registry.api.page import FILES, file_of_page
 from shared_registry.api.pick import pick
 from shared_registry.api.pieces import PiecewiseResponse
-from shared_registry.api.v1 import api_operations, api_routes
+from shared_registry.api.v1 import api_operations, api_routes, no_such_path, wrong_method
 from shared_registry.config import RouterConfig
 from shared_registry.proxy.answers import Answer
 from shared_registry.proxy.app import Router
@@ -36,6 +38,8 @@ def admin_app(router: Router, config: RouterConfig, metrics: MetricsPage, live: 
         tokens: The tokens of clients of the API.
     """
     access = Access(config, tokens)
+    operations = api_operations(config.max_api_leases)
+    described = DescribedApi(operations, access.is_open)
     names = [config.admin_host, *config.admin_names]
     return Starlette(
         routes=[
@@ -47,10 +51,23 @@ def admin_app(router: Router, config: RouterConfig, metrics: MetricsPage, live: 
             Route("/v1/pick", pick(router)),
             Route("/v3/discovery:endpoints", discovery(router), methods=["POST"]),
             *(Route(path, file_of_page) for path in FILES),
-            *api_routes(router, access, api_operations(config.max_api_leases)),
+            Route(DOCUMENT_PATH, described.document),
+            Route("/docs", described.page),
+            *api_routes(router, access, operations),
         ],
+        exception_handlers={404: _no_such_page, 405: _no_such_method},
         middleware=[Middleware(HostGuard, names=names), Middleware(ReadGuard, access=access)],
     )
+
+
+async def _no_such_page(request: Request, _: Exception) -> Response:
+    """Answer for paths that no route has; those of routes do not reach beyond the end of a line."""
+    return await no_such_path(request)
+
+
+async def _no_such_method(_: Request, error: Exception) -> Response:
+    allowed = (getattr(error, "headers", None) or {}).get("Allow", "GET")
+    return wrong_method(allowed)
 
 
 def _page(answer: Callable[[], Awaitable[Answer]]) -> Callable[[Request], Awaitable[Response]]:

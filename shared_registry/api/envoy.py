@@ -18,6 +18,7 @@ from starlette.responses import JSONResponse, Response
 from shared_registry.aio.breath import Breath
 from shared_registry.api.addresses import Addresses
 from shared_registry.api.pools import can_tell, pool_named
+from shared_registry.api.problems import ApiProblem
 from shared_registry.api.service_state import Service, service_state
 from shared_registry.model import ReplicaRecord
 from shared_registry.proxy.app import Router
@@ -50,7 +51,8 @@ def discovery(router: Router) -> Callable[[Request], Awaitable[Response]]:
     async def respond(request: Request) -> Response:
         wanted = await _request_of(request)
         if wanted is None:
-            return Response("expected a DiscoveryRequest in JSON with at most 100 resource_names\n", 400)
+            remedy = f"send a DiscoveryRequest in JSON with at most {MOST_CLUSTERS} resource_names"
+            return ApiProblem("invalid_request", "the body is no DiscoveryRequest", remedy).response()
         names, version = wanted
         resources: list[Any] = []
         for name in names:
@@ -58,7 +60,8 @@ def discovery(router: Router) -> Callable[[Request], Awaitable[Response]]:
             if pool is None:
                 continue
             if not can_tell(pool):
-                return Response("this router does not know the replicas now\n", 503, {"Retry-After": "1"})
+                detail = "this router does not know the replicas now"
+                return ApiProblem("unavailable", detail, "ask another router, or later", retry_after=1).response()
             resources.append(await _assignment(name, pool, addresses[pool.name]))
         text = json.dumps(resources, sort_keys=True, separators=(",", ":"))
         found = hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -143,9 +143,7 @@ async def _end(call: Call) -> None:
     if query.outcome is not None:
         is_ok = query.outcome == "ok"
         replica = lease.lease.replica
-        await call.registry.report_outcome(
-            replica, is_ok, query.reason, is_connected=True, client=call.caller or "a client of the API"
-        )
+        await call.registry.report_outcome(replica, is_ok, query.reason, is_connected=True, client=call.by)
 
 
 async def _find(call: Call) -> MovableLease:

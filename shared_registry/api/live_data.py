@@ -13,6 +13,7 @@ import time
 from collections.abc import AsyncIterator
 
 from shared_registry.aio.breath import Breath
+from shared_registry.aio.supervise import is_cancelled
 from shared_registry.api.live_pool import LivePool, encoded
 from shared_registry.proxy.app import Router
 
@@ -56,6 +57,8 @@ class LiveData:
                     await self._follow()
                 except Exception:  # a fault of the dashboard must not end the router's sessions
                     logger.exception("dashboard: failed; it starts anew")
+                    if is_cancelled():
+                        raise asyncio.CancelledError from None
                     self._end_clients()
                     await self._pause(IDLE_SECONDS)
         finally:

@@ -169,6 +169,7 @@ class LivePool:
                 panic="" if registry.panic is None else str(registry.panic),
                 away_seconds=away,
                 is_stale=registry.is_stale,
+                is_settling=registry.is_settling,
             ),
         )
         return {

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import json
 import logging
-from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeVar, cast, get_origin
 
@@ -65,6 +65,11 @@ class Call:
     headers: dict[str, str]
 
     @property
+    def by(self) -> str:
+        """The author of a change, for its event."""
+        return self.caller or "a client of the API"
+
+    @property
     def registry(self) -> SharedReplicaRegistry:
         """The registry of the pool."""
         return self.pool.registry
@@ -86,6 +91,7 @@ class Operation:
         answer: The document that it returns, if it does; or the data of the stream's events, by their names.
         status: The status of a success.
         problems: The codes of the problems that it has besides those of each call.
+        headers: The headers that it uses, with what they mean.
     """
 
     method: str
@@ -98,7 +104,8 @@ class Operation:
     body: type[Body] | None = None
     answer: type[BaseModel] | dict[str, type[BaseModel]] | None = None
     status: int = 200
-    problems: tuple[str, ...] = field(default=())
+    problems: tuple[str, ...] = ()
+    headers: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def is_stream(self) -> bool:

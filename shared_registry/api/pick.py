@@ -9,6 +9,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from shared_registry.api.pools import can_tell, pool_named
+from shared_registry.api.problems import ApiProblem
 from shared_registry.errors import UsageError
 from shared_registry.proxy.app import Router
 from shared_registry.urls import DEFAULT_PORTS
@@ -29,16 +30,20 @@ def pick(router: Router) -> Callable[[Request], Awaitable[Response]]:
         query = request.query_params
         pool = pool_named(router, query.get("pool", ""))
         if pool is None:
-            return _problem(404, "no such pool", "name a pool of this router with ?pool=")
+            return ApiProblem(
+                "not_found", "this router has no such pool", "name one with ?pool=", field="pool"
+            ).response()
         key = query.get("key") or request.headers.get(KEY_HEADER) or None
         if key is not None and len(key) > MOST_CHARACTERS:
-            return _problem(400, "key too long", f"a key may have {MOST_CHARACTERS} characters")
+            detail = f"a key may have {MOST_CHARACTERS} characters"
+            return ApiProblem("invalid_request", detail, "send a digest of it", field="key").response()
         try:
             replica = pool.registry.select(key=key, policy=query.get("policy") or None)
         except UsageError as error:
-            return _problem(400, "not usable", str(error))
+            return ApiProblem("invalid_request", str(error), "name another policy", field="policy").response()
         if replica is None or not can_tell(pool):
-            return _problem(503, "no replica", "no replica can be selected now", {"Retry-After": "1"})
+            detail = "no replica can be selected now"
+            return ApiProblem("no_healthy_replica", detail, "try again later", retry_after=1).response()
         origin = replica.key
         headers = {"X-Replica": _address_of(origin), "X-Replica-Url": origin}
         return JSONResponse({"url": origin, "name": replica.name}, headers=headers)
@@ -49,8 +54,3 @@ def pick(router: Router) -> Callable[[Request], Awaitable[Response]]:
 def _address_of(origin: str) -> str:
     parts = urlsplit(origin)
     return parts.netloc if parts.port else f"{parts.netloc}:{DEFAULT_PORTS[parts.scheme]}"
-
-
-def _problem(status: int, title: str, detail: str, headers: dict[str, str] | None = None) -> Response:
-    document = {"type": "about:blank", "title": title, "status": status, "detail": detail}
-    return JSONResponse(document, status, headers=headers, media_type="application/problem+json")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Callable, Mapping
 
 from pydantic import BaseModel, Field, ValidationError
@@ -12,6 +13,7 @@ from starlette.responses import Response
 from shared_registry.errors import (
     ConfigError,
     NoHealthyReplica,
+    ReplicaClaimed,
     Saturated,
     StoreError,
     UnknownReplica,
@@ -33,6 +35,7 @@ class ProblemDocument(BaseModel):
     detail: str = Field(description="What went wrong this time.")
     remedy: str = Field(description="What to do about it.")
     field: str | None = Field(default=None, description="The part of the request that is wrong.")
+    holder: str | None = Field(default=None, description="Who holds what was asked for.")
 
 
 TITLES = {
@@ -42,7 +45,10 @@ TITLES = {
     "not_found": (404, "There is no such thing"),
     "method_not_allowed": (405, "The method is not possible here"),
     "in_use": (409, "Another request of this id is under way"),
-    "ended": (410, "The lease has ended"),
+    "taken": (409, "Another instance holds this url"),
+    "claimed": (409, "The replica is changed in another way"),
+    "leaves_nothing": (409, "No replica would be left"),
+    "ended": (410, "It has ended"),
     "too_large": (413, "The request is too large"),
     "not_json": (415, "The body is no JSON"),
     "too_many_requests": (429, "Too many requests"),
@@ -62,16 +68,25 @@ class ApiProblem(Exception):
         remedy: What to do about it.
         field: The part of the request that is wrong, if one is.
         retry_after: After how many seconds the call may succeed, if that is known.
+        holder: Who holds what was asked for, if that is why it fails.
     """
 
     def __init__(
-        self, code: str, detail: str, remedy: str, *, field: str | None = None, retry_after: int | None = None
+        self,
+        code: str,
+        detail: str,
+        remedy: str,
+        *,
+        field: str | None = None,
+        retry_after: int | None = None,
+        holder: str | None = None,
     ) -> None:
         super().__init__(detail)
         self.code = code
         self.remedy = remedy
         self.field = field
         self.retry_after = retry_after
+        self.holder = holder
 
     @property
     def status(self) -> int:
@@ -89,6 +104,7 @@ class ApiProblem(Exception):
             detail=str(self)[:LONGEST_TEXT],
             remedy=self.remedy,
             field=self.field,
+            holder=self.holder,
         )
         return found.model_dump(exclude_none=True)
 
@@ -119,9 +135,8 @@ def problem_of_validation(error: ValidationError) -> ApiProblem:
 
 def _of_config(error: Exception) -> ApiProblem:
     text = str(error)
-    field, separator, _ = text.partition(": ")
-    is_named = bool(separator) and field.replace("_", "").isalnum()
-    return ApiProblem("invalid_request", text, "correct the request", field=field if is_named else None)
+    named = _FIELD.match(text)
+    return ApiProblem("invalid_request", text, "correct the request", field=named[1] if named else None)
 
 
 def _of_saturation(error: Exception) -> ApiProblem:
@@ -133,6 +148,7 @@ def _unavailable(error: Exception) -> ApiProblem:
     return ApiProblem("unavailable", str(error), "try again at another router, or later", retry_after=1)
 
 
+_FIELD = re.compile(r"(?:replica\.)?(\w+): ")
 _WAIT = "try again later, or wait with timeout_seconds"
 _MADE_OF: dict[type[Exception], Callable[[Exception], ApiProblem]] = {
     InUse: lambda _: ApiProblem(
@@ -142,6 +158,7 @@ _MADE_OF: dict[type[Exception], Callable[[Exception], ApiProblem]] = {
         retry_after=1,
     ),
     UnknownReplica: lambda error: ApiProblem("not_found", str(error), "list the replicas with GET /v1/replicas"),
+    ReplicaClaimed: lambda error: ApiProblem("claimed", str(error), "change it in the way that it came"),
     ConfigError: _of_config,
     Saturated: _of_saturation,
     NoHealthyReplica: lambda error: ApiProblem("no_healthy_replica", str(error), _WAIT, retry_after=1),

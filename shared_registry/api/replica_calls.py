@@ -8,7 +8,7 @@ from shared_registry.aio.breath import Breath
 from shared_registry.api.documents import JsonObject, ReplicaList, SelectedReplica, SelectQuery, ShownReplica
 from shared_registry.api.operations import Call, Operation
 from shared_registry.api.problems import ApiProblem
-from shared_registry.errors import ConfigError, NoHealthyReplica, StoreError, UnknownReplica
+from shared_registry.errors import ConfigError, NoHealthyReplica, StoreError
 from shared_registry.model import Replica
 from shared_registry.store.replica_fields import Document, replica_document
 
@@ -59,7 +59,7 @@ async def _select(call: Call) -> SelectedReplica:
 
 async def _list(call: Call) -> JsonObject:
     registry, breath = call.registry, Breath()
-    await _refresh(call)
+    await refresh_loads(call)
     replicas = []
     for replica in registry.all():
         replicas.append(document_of(call, replica))
@@ -69,11 +69,12 @@ async def _list(call: Call) -> JsonObject:
 
 async def _get(call: Call) -> JsonObject:
     replica = named_replica(call)
-    await _refresh(call)
+    await refresh_loads(call)
     return document_of(call, replica)
 
 
-async def _refresh(call: Call) -> None:
+async def refresh_loads(call: Call) -> None:
+    """Read the loads of the replicas, unless they were read just now or Redis is away."""
     if call.registry.is_started:
         with contextlib.suppress(StoreError):  # the list says how old it is
             await call.registry.refresh()
@@ -85,15 +86,19 @@ def named_replica(call: Call) -> Replica:
     Raises:
         ApiProblem: There is none.
     """
-    name = call.path["replica"]
-    try:
-        replica = call.registry.get(name)
-    except (ConfigError, UnknownReplica):
-        replica = None
-    if replica is None:
-        remedy = "list the replicas with GET /v1/replicas"
+    name, registry = call.path["replica"], call.registry
+    remedy = "list the replicas with GET /v1/replicas"
+    found: list[Replica] = []
+    if "://" in name:
+        with contextlib.suppress(ConfigError):
+            found = [replica for replica in (registry.get(name),) if replica]
+    else:
+        found = [replica for replica in registry.all() if replica.name == name]
+    if len(found) > 1:
+        raise ApiProblem("not_found", "several replicas have this name", "give the url of one", field="replica")
+    if not found:
         raise ApiProblem("not_found", "no replica has this url or name", remedy, field="replica")
-    return replica
+    return found[0]
 
 
 def document_of(call: Call, replica: Replica) -> JsonObject:

@@ -4,10 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from starlette.requests import Request
+from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 from starlette.types import Receive, Scope, Send
 
 from shared_registry.api.access import Access
+from shared_registry.api.announcement_calls import announcement_operations
+from shared_registry.api.change_calls import change_operations
+from shared_registry.api.fleet_calls import fleet_operations
 from shared_registry.api.hold import hold_operation
 from shared_registry.api.lease_calls import lease_operations
 from shared_registry.api.operations import Endpoint, Operation
@@ -18,24 +23,36 @@ from shared_registry.proxy.app import Router
 
 def api_operations(most_leases: int) -> list[Operation]:
     """Return all operations. `most_leases` is how many leases clients of the API may have."""
-    return [hold_operation(most_leases), *lease_operations(most_leases), *replica_operations()]
+    return [
+        hold_operation(most_leases),
+        *lease_operations(most_leases),
+        *replica_operations(),
+        *change_operations(),
+        *announcement_operations(),
+        *fleet_operations(),
+    ]
 
 
 def api_routes(router: Router, access: Access, operations: Iterable[Operation]) -> list[BaseRoute]:
-    """Return the routes of operations; a replica's url in a path may have slashes."""
+    """Return the routes of operations; a replica's url or name in a path may have slashes."""
     methods: dict[str, dict[str, Endpoint]] = {}
     for operation in operations:
-        path = operation.path.replace("{replica}", "{replica:path}")
+        path = operation.path.replace("{replica}", "{replica:path}").replace("{name}", "{name:path}")
         methods.setdefault(path, {})[operation.method] = Endpoint(operation, router, access)
     longest_first = sorted(methods, key=lambda path: (path.count("/"), not path.endswith(":path}")), reverse=True)
     return [*(Route(path, ByMethod(methods[path])) for path in longest_first), Route("/v1/{rest:path}", no_such_path)]
 
 
 class ByMethod:
-    """The ASGI application of one path."""
+    """The ASGI application of one path.
+
+    Attributes:
+        methods: The methods that it has.
+    """
 
     def __init__(self, endpoints: dict[str, Endpoint]) -> None:
         """Serve operations by their methods."""
+        self.methods = frozenset(endpoints)
         self._endpoints = endpoints
         self._allowed = ", ".join(sorted(endpoints))
 
@@ -45,10 +62,15 @@ class ByMethod:
         if endpoint is not None:
             await endpoint(scope, receive, send)
             return
-        problem = ApiProblem("method_not_allowed", "this path has other methods", f"use one of: {self._allowed}")
-        await problem.response({"allow": self._allowed})(scope, receive, send)
+        await wrong_method(self._allowed)(scope, receive, send)
 
 
-async def no_such_path(_: object) -> object:
+def wrong_method(allowed: str) -> Response:
+    """Return the answer to a request whose method its path does not have."""
+    problem = ApiProblem("method_not_allowed", "this path has other methods", f"use one of: {allowed}")
+    return problem.response({"allow": allowed})
+
+
+async def no_such_path(_: Request) -> Response:
     """Answer a request for a path that the API does not have."""
-    return ApiProblem("not_found", "the API has no such path", "see docs/api.md").response()
+    return ApiProblem("not_found", "there is no such path", "see /docs").response()

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
 from shared_registry.admin.blast_radius import Room
-from shared_registry.admin.operator import Change
+from shared_registry.admin.replica_changes import Change
 from shared_registry.cli.access import address_document
 from shared_registry.cli.console import printable
 from shared_registry.config import RouterConfig

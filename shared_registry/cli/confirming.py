@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from shared_registry.admin.blast_radius import BlastRadius
-from shared_registry.admin.operator import Operator, Target
+from shared_registry.admin.operator import Operator
+from shared_registry.admin.replica_changes import Target
 from shared_registry.cli.changes import Result, Results, room_text, sessions_text, shown_name
 from shared_registry.errors import UnknownReplica, UsageError
 from shared_registry.model import LabelSelector

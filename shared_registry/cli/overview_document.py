@@ -24,6 +24,7 @@ def overview_summary(overview: Overview, away_seconds: float | None = None) -> S
         oldest_wait_seconds=None if first is None else overview.at - first,
         panic=overview.panic,
         away_seconds=away_seconds,
+        is_settling=overview.head.is_settling,
     )
     return summarize(FleetCounts.of(overview.replicas), situation)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from shared_registry.admin.observer import QueueList
+from shared_registry.admin.fleet_reads import QueueList
 from shared_registry.cli.access import address_document
 from shared_registry.cli.console import duration, printable
 from shared_registry.cli.lease_list import DIGITS_SHOWN
@@ -15,17 +15,7 @@ from shared_registry.store.redis_url import mask_redis_url
 
 def queue_document(config: RegistryAddress, found: QueueList) -> dict[str, Any]:
     """Return the queue as a JSON object. Times are seconds since the epoch on the Redis server's clock."""
-    waiters = [
-        {
-            "position": one.position,
-            "id": one.id,
-            "router": one.router,
-            "session_digest": one.session_digest,
-            "since": one.since,
-        }
-        for one in found.waiters
-    ]
-    return {**address_document(config), "at": found.at, "depth": found.depth, "waiters": waiters}
+    return {**address_document(config), **found.document()}
 
 
 def queue_text(config: RegistryAddress, found: QueueList) -> Printed:

@@ -11,7 +11,8 @@ from typing import Annotated, Any
 
 import typer
 
-from shared_registry.admin.operator import Change, Operator, Target, user_at_host
+from shared_registry.admin.operator import Operator, user_at_host
+from shared_registry.admin.replica_changes import Change, Target
 from shared_registry.aio.stop_signals import until_stopped
 from shared_registry.cli.access import explained, operate
 from shared_registry.cli.changes import Results, change_each, result_lines, results_document

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from shared_registry.admin.observer import RouterList
+from shared_registry.admin.fleet_reads import RouterList
 from shared_registry.cli.access import address_document
 from shared_registry.cli.console import duration, printable
 from shared_registry.cli.tables import Column, Printed, Stack, Text, fitted_table
@@ -15,35 +15,7 @@ from shared_registry.store.redis_url import mask_redis_url
 
 def routers_document(config: RegistryAddress, found: RouterList) -> dict[str, Any]:
     """Return the routers as a JSON object. Times are seconds since the epoch."""
-    leader = found.leader
-    return {
-        **address_document(config),
-        "at": found.at,
-        "leader": leader and {"router": leader.router, "epoch": leader.epoch, "elected_at": leader.elected_at},
-        "routers": [
-            {
-                "key": one.info.key,
-                "host": one.info.host,
-                "pid": one.info.pid,
-                "version": one.info.version,
-                "url": one.info.url,
-                "started_at": one.info.started_at,
-                "last_heartbeat_at": one.last_heartbeat_at,
-                "expires_at": one.expires_at,
-                "is_live": one.expires_at > found.at,
-                "is_leader": _is_leader(found, one),
-                "config_fingerprint": one.info.config_fingerprint,
-                "agrees_with_leader": _agrees_with_leader(found, one),
-                "leases": found.leases.get(one.info.key),
-                "probes": _probes(found, one),
-                "trouble": one.info.trouble or None,
-                "view_age_seconds": one.info.view_age_seconds,
-                "probe_age_seconds": one.info.probe_age_seconds,
-                "probe_lag_seconds": one.info.probe_lag_seconds,
-            }
-            for one in found.routers
-        ],
-    }
+    return {**address_document(config), **found.document()}
 
 
 def routers_text(config: RegistryAddress, found: RouterList, *, width: int | None = None) -> Printed:
@@ -54,10 +26,10 @@ def routers_text(config: RegistryAddress, found: RouterList, *, width: int | Non
     table = fitted_table(
         [
             Column("router", [Text(printable(one.info.key)) for one in each]),
-            Column("leads", ["yes" if _is_leader(found, one) else "" for one in each]),
+            Column("leads", ["yes" if found.leads(one) else "" for one in each]),
             Column("leases", [str(found.leases.get(one.info.key, "-")) for one in each], is_number=True),
             Column("url", [Text(printable(one.info.url)) for one in each], keep=5),
-            Column("probes", [_probes(found, one) for one in each], keep=4),
+            Column("probes", [found.probes_of(one) for one in each], keep=4),
             Column("view age", [_measured(one.info.view_age_seconds) for one in each], is_number=True, keep=4),
             Column("probe age", [_measured(one.info.probe_age_seconds) for one in each], is_number=True, keep=4),
             Column("probe lag", [_measured(one.info.probe_lag_seconds) for one in each], is_number=True, keep=4),
@@ -77,7 +49,7 @@ def routers_text(config: RegistryAddress, found: RouterList, *, width: int | Non
         for one in found.routers
         if one.info.trouble
     ]
-    odd = sum(_agrees_with_leader(found, one) is False for one in found.routers)
+    odd = sum(found.agrees_with_leader(one) is False for one in found.routers)
     if odd:
         what = "router has" if odd == 1 else "routers have"
         lines.append(f"{odd} {what} other shared settings than the leader; compare them with `config show`")
@@ -89,29 +61,10 @@ def _measured(seconds: float | None) -> str:
     return "-" if seconds is None else duration(seconds)
 
 
-def _probes(found: RouterList, one: RouterRecord) -> str:
-    """Return whose health checks count: "all" for a leader that shares none, "share" for a router of the plan."""
-    if one.info.trouble:
-        return "in trouble"
-    if found.plan is not None:
-        return "share" if one.info.key in found.plan.routers else "no"
-    return "all" if _is_leader(found, one) else "no"
-
-
 def _expiry(left: float) -> Text:
     return Text(f"in {duration(left)}" if left > 0 else f"{duration(-left)} ago", "" if left > 0 else "red")
 
 
 def _config(found: RouterList, one: RouterRecord) -> Text:
-    differs = _agrees_with_leader(found, one) is False
+    differs = found.agrees_with_leader(one) is False
     return Text(one.info.config_fingerprint + (" differs" if differs else ""), "yellow" if differs else "")
-
-
-def _is_leader(found: RouterList, one: RouterRecord) -> bool:
-    return found.leader is not None and found.leader.router == one.info.key
-
-
-def _agrees_with_leader(found: RouterList, one: RouterRecord) -> bool | None:
-    """Return whether a router's shared settings equal the leader's; `None` if no listed router is the leader."""
-    leading = [other.info.config_fingerprint for other in found.routers if _is_leader(found, other)]
-    return one.info.config_fingerprint == leading[0] if leading else None

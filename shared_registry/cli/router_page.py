@@ -140,7 +140,12 @@ def overview_of(document: Mapping[str, Any]) -> Overview:
     now = time.time()
     return Overview(
         now,
-        Head(document["history_id"], document["revision"], leader["epoch"] if leader else 0),
+        Head(
+            document["history_id"],
+            document["revision"],
+            leader["epoch"] if leader else 0,
+            is_settling=document["is_settling"],
+        ),
         leader and Leader(leader["router"], leader["epoch"], leader.get("elected_at", now)),
         0,
         document["queue"]["depth"] or 0,

@@ -26,6 +26,7 @@ def page_summary(page: Mapping[str, Any], overview: Overview) -> Summary:
         panic=overview.panic,
         away_seconds=away,
         is_stale=bool(page["is_stale"]),
+        is_settling=overview.head.is_settling,
     )
     return summarize(FleetCounts.of(overview.replicas), situation)
 

@@ -19,9 +19,10 @@ from shared_registry.config.api_keys import read_lines, read_secret, setting_lin
 from shared_registry.config.problems import shorten
 from shared_registry.errors import ConfigError
 
-Right = Literal["read", "lease", "operate"]
-RIGHTS: tuple[Right, ...] = ("read", "lease", "operate")
+Right = Literal["read", "lease", "announce", "operate"]
+RIGHTS: tuple[Right, ...] = ("read", "lease", "announce", "operate")
 """What a token may allow. Each includes those before it in `admin_access`, and none other in a token but `read`."""
+_WORDS = f"{', '.join(RIGHTS[:-1])} or {RIGHTS[-1]}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +62,7 @@ def _parse(line: object, where: str) -> AdminToken:
     name, digest, words = read_secret(line, where)
     rights: set[Right] = {right for right in RIGHTS if right in words}
     if wrong := next((word for word in words if word not in RIGHTS), None):
-        raise ConfigError(f"{where}: {shorten(wrong)} is nothing that a token allows; write read, lease or operate")
+        raise ConfigError(f"{where}: {shorten(wrong)} is nothing that a token allows; write {_WORDS}")
     if not rights:
-        raise ConfigError(f"{where}: says nothing that the token allows; write read, lease or operate behind it")
+        raise ConfigError(f"{where}: says nothing that the token allows; write {_WORDS} behind it")
     return AdminToken(name, digest, frozenset(rights | {"read"}))

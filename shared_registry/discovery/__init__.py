@@ -7,5 +7,6 @@ earlier leader writes.
 
 from shared_registry.discovery.answer import DiscoverySource, Found, SourceAnswer
 from shared_registry.discovery.duty import Discovery
+from shared_registry.discovery.following import FollowedSource
 
-__all__ = ["Discovery", "DiscoverySource", "Found", "SourceAnswer"]
+__all__ = ["Discovery", "DiscoverySource", "FollowedSource", "Found", "SourceAnswer"]

@@ -11,6 +11,7 @@ from typing import Protocol
 
 from shared_registry.aio.backoff import Backoff
 from shared_registry.aio.clock import Clock
+from shared_registry.aio.supervise import is_cancelled
 from shared_registry.config import RouterConfig
 from shared_registry.config.discovery_rules import DiscoveryRule
 from shared_registry.discovery.answer import DiscoverySource, SourceAnswer
@@ -119,4 +120,6 @@ class Discovery:
                 await following.take(Term(term.epoch, term.token), SourceAnswer(failure=str(error)))
             except Exception:
                 logger.exception("discovery: following %s failed; trying again", rule.source)
+                if is_cancelled():
+                    raise asyncio.CancelledError from None
             await self._clock.sleep(backoff.next_seconds())

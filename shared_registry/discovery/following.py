@@ -34,19 +34,26 @@ class DiscoveryStore(Protocol):
 
 @dataclass(slots=True)
 class FollowedSource:
-    """What is known of a source, for operators. Times are those of the monotonic clock.
+    """What is known of a source in one term of the leader, for operators.
 
     Attributes:
-        answered_at: When it last gave an answer that could be believed; `None` if it has not.
+        clock: Tells the age.
+        answered_at: When it last gave an answer that could be believed, by the monotonic clock; `None` if it has not.
         failures: How many answers were failures.
         failure: Why the last answer was one; empty if it was none.
         held: How many replicas are missing in the answers and stay in the registry.
     """
 
+    clock: Clock
     answered_at: float | None = None
     failures: int = 0
     failure: str = ""
     held: int = 0
+
+    @property
+    def age_seconds(self) -> float | None:
+        """How long ago it last gave an answer that could be believed; `None` if it has not."""
+        return None if self.answered_at is None else self.clock.monotonic() - self.answered_at
 
 
 class Following:
@@ -62,7 +69,7 @@ class Following:
             confirm_seconds: See `Vanishing`.
             clock: The monotonic clock.
         """
-        self.state = FollowedSource()
+        self.state = FollowedSource(clock)
         self._store = store
         self._view = view
         self._source = source

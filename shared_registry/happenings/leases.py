@@ -58,6 +58,7 @@ class LeaseGranted(LeaseHappening):
         waited_seconds: How long of that the session waited in the queue; `None` if it did not.
         is_spare: Whether the replica is not healthy; see `Lease.is_spare`.
         is_degraded: Whether this router placed the session without Redis.
+        has_returned: Whether the session returned to a replica; see `Lease.has_returned`.
     """
 
     key: str
@@ -65,6 +66,7 @@ class LeaseGranted(LeaseHappening):
     waited_seconds: float | None = None
     is_spare: bool = False
     is_degraded: bool = False
+    has_returned: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

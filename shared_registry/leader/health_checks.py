@@ -7,11 +7,11 @@ import contextlib
 import functools
 import itertools
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from shared_registry.aio.clock import Clock
 from shared_registry.config import RouterConfig
-from shared_registry.discovery import Discovery
+from shared_registry.discovery import Discovery, FollowedSource
 from shared_registry.leader.authority import Participation
 from shared_registry.leader.duties import Duty, perform
 from shared_registry.leader.election import Election, LeaderLease
@@ -22,7 +22,7 @@ from shared_registry.leader.sharing import LeaderProbing, PlanKeeper, SharedProb
 from shared_registry.leader.upgrading import Upgrader
 from shared_registry.mirror.mirror import Mirror
 from shared_registry.probing import HttpProbe, HttpProber
-from shared_registry.probing.listeners import ProbeListeners, Retain, Testify
+from shared_registry.probing.listeners import ProbeListeners, Testify
 from shared_registry.probing.peer import Peer, PeerSettings
 from shared_registry.probing.probe_counts import ProbeCounts
 from shared_registry.probing.prober_list import ProberList
@@ -63,6 +63,8 @@ class HealthChecks:
         self._rng = rng
         self._election: Election | None = None
         self._loop: HealthLoop | None = None
+        self._shared_loop: HealthLoop | None = None
+        self._discovery: Discovery | None = None
         self._peer: Peer | None = None
         self._share_batches = itertools.count(1)
         self._is_changed = asyncio.Event()
@@ -77,6 +79,17 @@ class HealthChecks:
     def is_leader(self) -> bool:
         """Whether this router is the leader, by its own clock."""
         return self._election is not None and self._election.term is not None
+
+    @property
+    def local_health(self) -> float | None:
+        """The worst `LocalHealth.share` of what runs: as the leader, and for the own share; `None` if neither."""
+        loops = [loop for loop in (self._loop, self._shared_loop) if loop is not None]
+        return min((health for loop in loops if (health := loop.local_health) is not None), default=None)
+
+    @property
+    def discovery_sources(self) -> Mapping[str, FollowedSource]:
+        """See `Discovery.states`; empty while this router takes no part."""
+        return {} if self._discovery is None else self._discovery.states
 
     def distrust(self, key: str) -> None:
         """Probe this replica at once, because a session of this router could not connect to it.
@@ -122,12 +135,13 @@ class HealthChecks:
     async def _take_part(self, config: RouterConfig, http_get: HttpProbe | None) -> None:
         async with contextlib.AsyncExitStack() as stack:
             peer = self._peer = await self._make_peer(stack, config, http_get)
-            probe, retain = await _probe(stack, config, http_get)
-            loop = self._loop = self._health_loop(config, probe, retain)
+            probe = await _probe(stack, config, http_get)
+            loop = self._loop = self._health_loop(config, probe)
             probing = LeaderProbing(loop, self._mirror, router=self._router, share_batches=self._share_batches)
             shared = None
             if config.probing == "shared":
-                shared = self._shared_probing(self._health_loop(config, probe, retain))
+                self._shared_loop = self._health_loop(config, probe)
+                shared = self._shared_probing(self._shared_loop)
             duties = self._duties(config, probing)
             self._election = Election(
                 self._store,
@@ -148,9 +162,10 @@ class HealthChecks:
                         group.create_task(peer.run())
                         if shared is not None:
                             group.create_task(shared.run())
-                        await self._election.run()
+                        if config.may_lead:
+                            await self._election.run()
             finally:
-                self._election = self._loop = self._peer = None
+                self._election = self._loop = self._shared_loop = self._discovery = self._peer = None
 
     def _duties(self, config: RouterConfig, probing: LeaderProbing) -> list[Duty]:
         plan = PlanKeeper(
@@ -162,17 +177,24 @@ class HealthChecks:
         )
         panic = PanicWatch(self._store, self._mirror.view, clock=self._clock, rng=self._rng)
         upgrader = Upgrader(self._store, router=self._router, clock=self._clock, rng=self._rng)
-        discovery = Discovery(self._store, self._mirror.view, config, clock=self._clock, rng=self._rng)
-        return [probing, plan, panic, self._ramps(config), upgrader, discovery]
+        self._discovery = Discovery(self._store, self._mirror.view, config, clock=self._clock, rng=self._rng)
+        return [probing, plan, panic, self._ramps(config), upgrader, self._discovery]
 
-    def _health_loop(self, config: RouterConfig, probe: HttpProbe, retain: Retain | None) -> HealthLoop:
+    def _health_loop(self, config: RouterConfig, probe: HttpProbe) -> HealthLoop:
+        prober = probe if isinstance(probe, HttpProber) else None
         return HealthLoop(
             self._mirror,
             self._store.report,
             probe,
             _health_settings(config),
             router=self._router,
-            listeners=ProbeListeners(self._trouble_log, self._reach, retain, counts=self.counts),
+            listeners=ProbeListeners(
+                self._trouble_log,
+                self._reach,
+                retain=prober.retain if prober else None,
+                forget=prober.forget if prober else None,
+                counts=self.counts,
+            ),
             clock=self._clock,
             rng=self._rng,
         )
@@ -191,7 +213,7 @@ class HealthChecks:
     async def _make_peer(
         self, stack: contextlib.AsyncExitStack, config: RouterConfig, http_get: HttpProbe | None
     ) -> Peer:
-        probe, _ = await _probe(stack, config, http_get)
+        probe = await _probe(stack, config, http_get)
         return Peer(
             self._mirror,
             self._store.give_opinions,
@@ -210,14 +232,9 @@ class HealthChecks:
         return Ramps(self._store, view, slow_start_seconds=config.slow_start_seconds, clock=self._clock, rng=self._rng)
 
 
-async def _probe(
-    stack: contextlib.AsyncExitStack, config: RouterConfig, http_get: HttpProbe | None
-) -> tuple[HttpProbe, Retain | None]:
-    """Return a probe with connections of its own, and how to close those to other urls."""
-    if http_get is not None:
-        return http_get, None
-    prober = await stack.enter_async_context(HttpProber(config))
-    return prober, prober.retain
+async def _probe(stack: contextlib.AsyncExitStack, config: RouterConfig, http_get: HttpProbe | None) -> HttpProbe:
+    """Return a probe with connections of its own."""
+    return http_get if http_get is not None else await stack.enter_async_context(HttpProber(config))
 
 
 def _health_settings(config: RouterConfig) -> HealthSettings:

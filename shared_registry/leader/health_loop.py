@@ -16,11 +16,12 @@ from typing import Protocol
 
 from shared_registry.aio.clock import Clock, wait_until
 from shared_registry.errors import Fenced, StoreError
-from shared_registry.leader.authority import Authority
+from shared_registry.leader.authority import Authority, Mandate
 from shared_registry.leader.duties import end_of_term
 from shared_registry.leader.election import StandAside
 from shared_registry.leader.local_health import LocalHealth
 from shared_registry.leader.reports import Predecessors, Reports, SendReport
+from shared_registry.leader.sampling import Sampling
 from shared_registry.leader.schedule import Schedule
 from shared_registry.model import (
     NO_DOUBT,
@@ -31,11 +32,16 @@ from shared_registry.model import (
     ReplicaStatus,
     Thresholds,
 )
-from shared_registry.probing import HttpProbe, ProbeOutcome, guarded
+from shared_registry.probing import HttpProbe, HttpProber, ProbeOutcome, guarded
 from shared_registry.probing.listeners import ProbeListeners
 from shared_registry.probing.peer import KnownReplicas
+from shared_registry.probing.prober import WarmProbe
 
 LONGEST_WAIT_SECONDS = 1.0
+GATHER_SECONDS = 0.02
+"""How long to gather probes that are due, after some have begun: each time that the loop wakes costs."""
+REVIEWED_AT_ONCE = 100
+"""How many changed replicas are taken over before other tasks run: about a millisecond."""
 
 
 class ProbedReplicas(KnownReplicas, Protocol):
@@ -92,19 +98,28 @@ class HealthLoop:
         self._rng = rng
         self._listeners = listeners
         self._local_health = self._new_local_health()
+        self._sampling = Sampling(interval_seconds=settings.interval_seconds)
         self._router = router
         self._predecessors = Predecessors(router=router, clock=clock)
         self._called: set[str] = set()
         self._needs_fresh: set[str] = set()
-        self._is_changed = True
+        self._changed: set[str] | None = None
+        self._urls: dict[str, str] = {}
+        self._is_running = False
         self._wake = asyncio.Event()
         self._waits_until = math.inf
+        self._warm: set[WarmProbe] = set()
+        self._free = settings.concurrency
+        self._broken: Exception | None = None
         self.refused_reports = 0
 
     def notice(self, events: Sequence[Event]) -> None:
-        """Read the replicas anew. For `Mirror.subscribed`; no events mean that anything may have changed."""
-        if not events or any(event.record is not None or event.kind is EventKind.PLAN_CHANGED for event in events):
-            self._is_changed = True
+        """Receive changes. For `Mirror.subscribed`; no events mean that anything may have changed."""
+        if not events or any(event.kind is EventKind.PLAN_CHANGED for event in events):
+            self._changed = None
+        elif self._changed is not None:
+            self._changed.update(event.record.key for event in events if event.record is not None)
+        if self._has_changes:
             self._wake.set()
         for event in events:
             self._predecessors.notice(event)
@@ -118,13 +133,19 @@ class HealthLoop:
                 self._listeners.on_reach(event.record.key, False)  # noqa: FBT003  the state to set
 
     def distrust(self, key: str) -> None:
-        """Use a fresh connection for the next probe of this replica, whenever it is due."""
+        """Use a fresh connection for the next probe of this replica, whenever it is due, and report each for a while."""
         self._needs_fresh.add(key)
+        self._sampling.watch(key, now=self._clock.monotonic())
 
     def _new_local_health(self) -> LocalHealth:
         return LocalHealth(
             failure_threshold=self._settings.thresholds.failure, interval_seconds=self._settings.interval_seconds
         )
+
+    @property
+    def local_health(self) -> float | None:
+        """See `LocalHealth.share`; `None` also while the loop does not run."""
+        return self._local_health.share(now=self._clock.monotonic()) if self._is_running else None
 
     async def run(self, authority: Authority) -> None:
         """Probe until cancelled or until the authority is over. The results so far are reported before the call ends.
@@ -134,8 +155,11 @@ class HealthLoop:
             StandAside: Too many probes fail because of this router's own trouble, or Redis takes none of its
                 results; another router should lead.
         """
+        self._is_running = True
         self._local_health = self._new_local_health()
+        self._sampling = Sampling(interval_seconds=self._settings.interval_seconds)
         self._called.clear()
+        self._urls.clear()
         self._needs_fresh.clear()
         schedule = Schedule(
             interval=self._settings.interval_seconds,
@@ -164,6 +188,7 @@ class HealthLoop:
             reports.discard()
             raise Fenced(f"{authority} is over; its probe results were refused") from None
         finally:
+            self._is_running = False
             with contextlib.suppress(StoreError):
                 await reports.send_all()
 
@@ -173,49 +198,102 @@ class HealthLoop:
         mandate = authority.mandate
         await self._take_over(authority, schedule)
         schedule.hasten_next(self._clock.monotonic())
-        slots = asyncio.Semaphore(self._settings.concurrency)
-        while authority.is_current:
-            now, health = self._clock.monotonic(), self._local_health
-            complaint = health.complaint(len(schedule), now=now)
-            if complaint is not None:
-                authority.stand_aside(complaint, is_contradicted=health.is_contradicted(len(schedule), now=now))
-            if mandate != authority.mandate:
-                mandate = authority.mandate
-                await self._take_over(authority, schedule)
-            if self._is_changed:
-                self._is_changed = False
-                self._follow(authority, schedule)
-            while self._called:
-                called = self._called.pop()
-                if schedule.hasten(called, now=self._clock.monotonic()):
-                    self._needs_fresh.add(called)
-            key = schedule.pop_due(self._clock.monotonic())
-            if key is None:
-                await self._wait_until(schedule.next_due())
-                continue
-            await slots.acquire()
+        self._free, self._broken = self._settings.concurrency, None
+        try:
+            while authority.is_current:
+                self._complain(authority, schedule)
+                if mandate != authority.mandate:
+                    mandate = authority.mandate
+                    await self._take_over(authority, schedule)
+                if self._has_changes:
+                    await self._follow(authority, schedule)
+                self._hasten_called(schedule)
+                has_begun = self._begin_due(authority, schedule, reports, group)
+                due = schedule.next_due() if self._free else math.inf
+                if has_begun:
+                    due = max(due, self._clock.monotonic() + GATHER_SECONDS)
+                await self._wait_until(due)
+        finally:
+            for probe in self._warm:
+                probe.cancel()
+            self._warm.clear()
+
+    def _complain(self, authority: Authority, schedule: Schedule) -> None:
+        """Stand aside if this router is not fit to probe for all."""
+        if self._broken is not None:
+            raise self._broken
+        now, health = self._clock.monotonic(), self._local_health
+        complaint = health.complaint(len(schedule), now=now)
+        if complaint is not None:
+            authority.stand_aside(complaint, is_contradicted=health.is_contradicted(len(schedule), now=now))
+
+    def _hasten_called(self, schedule: Schedule) -> None:
+        while self._called:
+            called = self._called.pop()
+            self._sampling.watch(called, now=self._clock.monotonic())
+            if schedule.hasten(called, now=self._clock.monotonic()):
+                self._needs_fresh.add(called)
+
+    def _begin_due(self, authority: Authority, schedule: Schedule, reports: Reports, group: asyncio.TaskGroup) -> bool:
+        """Begin the probes that are due, as far as there is room. Return whether there were any."""
+        has_begun = False
+        while self._free and (key := schedule.pop_due(self._clock.monotonic())) is not None:
+            has_begun = True
             self._listeners.counts.begun(self._clock.monotonic() - schedule.popped_due)
-            group.create_task(self._probe_one(key, authority, schedule, reports, slots))
+            _Probe(self, key, authority, schedule, reports, group).begin()
+        return has_begun
 
     async def _take_over(self, authority: Authority, schedule: Schedule) -> None:
         """Schedule the replicas that are new here by when they were probed last."""
+        self._changed = None
         with contextlib.suppress(StoreError):
             server_now = await self._replicas.read_probe_times()
-            schedule.follow(self._covered(authority), now=self._clock.monotonic(), server_now=server_now)
-        self._is_changed = True
+            await self._follow(authority, schedule, server_now=server_now)
 
-    def _covered(self, authority: Authority) -> list[ReplicaRecord]:
-        return [record for record in self._replicas.probed() if record.is_probed and authority.covers(record.key)]
+    @property
+    def _has_changes(self) -> bool:
+        return self._changed is None or bool(self._changed)
 
-    def _follow(self, authority: Authority, schedule: Schedule) -> None:
-        records = self._covered(authority)
-        schedule.follow(records, now=self._clock.monotonic())
-        self._local_health.retain(record.key for record in records)
-        for record in records:
-            if record.health.status is not ReplicaStatus.HEALTHY:
-                self._listeners.on_reach(record.key, True)  # noqa: FBT003  nobody uses it
-        if self._listeners.retain:
-            self._listeners.retain(map(self._settings.url_of, records))
+    async def _follow(self, authority: Authority, schedule: Schedule, *, server_now: float | None = None) -> None:
+        """Take over what has changed since the last call. Other tasks run in between if that is much."""
+        changed, self._changed = self._changed, set()
+        is_anything = changed is None
+        if changed is None:
+            changed = self._urls.keys() | {record.key for record in self._replicas.probed()}
+        for at, key in enumerate(changed, 1):
+            self._review(key, authority, schedule, server_now)
+            if not at % REVIEWED_AT_ONCE:
+                await asyncio.sleep(0)
+        if is_anything and self._listeners.retain:
+            self._listeners.retain(self._urls.values())
+
+    def _review(self, key: str, authority: Authority, schedule: Schedule, server_now: float | None) -> None:
+        """Schedule a replica if it is to be probed."""
+        record = self._replicas.record(key)
+        if record is None or not record.is_probed or not authority.covers(key):
+            schedule.drop(key)
+            self._local_health.forget(key)
+            self._sampling.forget(key)
+            self._forget_url(key)
+            return
+        schedule.add(record, now=self._clock.monotonic(), server_now=server_now)
+        if record.health.status is not ReplicaStatus.HEALTHY:
+            self._listeners.on_reach(key, True)  # noqa: FBT003  nobody uses it
+        self._url(record)
+
+    def _forget_url(self, key: str) -> None:
+        """Close the connection over which a replica was probed."""
+        url = self._urls.pop(key, None)
+        if url is not None and self._listeners.forget:
+            self._listeners.forget(url)
+
+    def _url(self, record: ReplicaRecord) -> str:
+        """Return the url to probe. If it is another one than before, close the connection to that."""
+        url = self._settings.url_of(record)
+        if self._urls.get(record.key) != url:
+            self._forget_url(record.key)
+            self._urls[record.key] = url
+        return url
 
     async def _wait_until(self, due: float) -> None:
         """Wait for a due time, or until woken."""
@@ -223,36 +301,17 @@ class HealthLoop:
         self._waits_until = min(due, self._clock.monotonic() + LONGEST_WAIT_SECONDS)
         await wait_until(self._clock, self._waits_until, self._wake)
 
-    async def _probe_one(
-        self, key: str, authority: Authority, schedule: Schedule, reports: Reports, slots: asyncio.Semaphore
-    ) -> None:
-        try:
-            record, mandate = self._replicas.record(key), authority.mandate
-            if not authority.is_current:  # it ended while this probe waited for the semaphore
-                return
-            if record is None or not record.is_probed or not authority.covers(key):  # changed since it became due
-                schedule.put_back(key, due=self._clock.monotonic() + self._settings.fast_interval_seconds)
-                return
-            is_fresh = key in self._needs_fresh or _is_in_doubt(record)
-            self._needs_fresh.discard(key)
-            url, timeout_seconds = self._settings.url_of(record), self._settings.timeout_seconds
-            outcome = await guarded(self._probe, url, timeout_seconds, fresh=is_fresh)
-            now, known = self._clock.monotonic(), self._replicas.record(key) or record
-            if known.incarnation == record.incarnation:
-                is_good = _is_good(outcome, known.health.status) or self._is_handed_over(known)
-                schedule.settle(key, known.health.status, ok=is_good, now=now)
-            else:
-                schedule.put_back(key, due=now)
-            self._judge_oneself(known, outcome, replicas=len(schedule))
-            result = self._result(record, outcome, outcome.named_address(url))
-            if result is not None:
-                is_settled = outcome.error is None and outcome.trouble is None
-                pace = self._settings.interval_seconds if is_settled else self._settings.fast_interval_seconds
-                reports.add(result, mandate, good_seconds=timeout_seconds + pace)
-            if schedule.next_due() < self._waits_until:
-                self._wake.set()
-        finally:
-            slots.release()
+    def _settle(self, key: str, record: ReplicaRecord, outcome: ProbeOutcome, schedule: Schedule) -> bool:
+        """Schedule the next probe of a replica after this one. Return whether the result is worth a report."""
+        now, known = self._clock.monotonic(), self._replicas.record(key) or record
+        if known.incarnation == record.incarnation:
+            is_good = _is_good(outcome, known.health.status) or self._is_handed_over(known)
+            schedule.settle(key, known.health.status, ok=is_good, now=now)
+        else:
+            schedule.put_back(key, due=now)
+        self._judge_oneself(known, outcome, replicas=len(schedule))
+        is_ok = outcome.error is None and outcome.trouble is None
+        return known.incarnation != record.incarnation or self._sampling.has_to_tell(known, ok=is_ok, now=now)
 
     def _result(self, record: ReplicaRecord, outcome: ProbeOutcome, address: str) -> ProbeResult | None:
         """Return what to report; nothing of a probe that could not be made, unless that happens again and again."""
@@ -277,6 +336,93 @@ class HealthLoop:
     def _is_handed_over(self, record: ReplicaRecord) -> bool:
         """Return whether another router probes the replica, so that failures here do not count for now."""
         return record.doubt.prober not in ("", self._router)
+
+
+class _Probe:
+    """One probe of the loop, from when it is due until its result is to be reported."""
+
+    __slots__ = (
+        "_authority", "_group", "_key", "_loop", "_mandate", "_record", "_reports", "_schedule", "_url", "_warm",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        loop: HealthLoop,
+        key: str,
+        authority: Authority,
+        schedule: Schedule,
+        reports: Reports,
+        group: asyncio.TaskGroup,
+    ) -> None:
+        self._loop = loop
+        self._key = key
+        self._authority = authority
+        self._schedule = schedule
+        self._reports = reports
+        self._group = group
+        self._warm: WarmProbe | None = None
+        self._url = ""
+        self._record: ReplicaRecord
+        self._mandate: Mandate
+
+    def begin(self) -> None:
+        """Begin, over the kept connection if there is one that may vouch for the replica."""
+        loop, key = self._loop, self._key
+        record = loop._replicas.record(key)
+        if record is None or not record.is_probed or not self._authority.covers(key):  # changed since it became due
+            due = loop._clock.monotonic() + loop._settings.fast_interval_seconds
+            self._schedule.put_back(key, due=due)
+            return
+        self._record, self._mandate = record, self._authority.mandate
+        is_fresh = key in loop._needs_fresh or _is_in_doubt(record)
+        loop._needs_fresh.discard(key)
+        self._url = loop._url(record)
+        loop._free -= 1
+        if not is_fresh and isinstance(loop._probe, HttpProber):
+            timeout_seconds = loop._settings.timeout_seconds
+            self._warm = loop._probe.begin(self._url, timeout=timeout_seconds, ended=self._warm_ended)
+        if self._warm is not None:
+            loop._warm.add(self._warm)
+        else:
+            self._group.create_task(self._ask(fresh=is_fresh))
+
+    def _warm_ended(self, outcome: ProbeOutcome | float) -> None:
+        loop, warm = self._loop, self._warm
+        if warm is not None:
+            loop._warm.discard(warm)
+        if isinstance(outcome, float):
+            self._group.create_task(self._ask(fresh=True, spent=outcome))
+            return
+        try:
+            self._end(outcome)
+        except Exception as error:  # noqa: BLE001  the loop raises it; nobody else would hear of it
+            loop._broken = error
+            loop._wake.set()
+
+    async def _ask(self, *, fresh: bool, spent: float = 0.0) -> None:
+        loop = self._loop
+        try:
+            timeout_seconds = loop._settings.timeout_seconds
+            outcome = await guarded(loop._probe, self._url, timeout_seconds, fresh=fresh, spent=spent)
+        except BaseException:
+            loop._free += 1
+            raise
+        self._end(outcome)
+
+    def _end(self, outcome: ProbeOutcome) -> None:
+        loop = self._loop
+        loop._free += 1
+        if loop._free == 1:
+            loop._wake.set()
+        is_told = loop._settle(self._key, self._record, outcome, self._schedule)
+        result = loop._result(self._record, outcome, outcome.named_address(self._url)) if is_told else None
+        if result is not None:
+            settings = loop._settings
+            is_settled = outcome.error is None and outcome.trouble is None
+            pace = settings.interval_seconds if is_settled else settings.fast_interval_seconds
+            self._reports.add(result, self._mandate, good_seconds=settings.timeout_seconds + pace)
+        if self._schedule.next_due() + GATHER_SECONDS < loop._waits_until:
+            loop._wake.set()
 
 
 def _is_in_doubt(record: ReplicaRecord) -> bool:

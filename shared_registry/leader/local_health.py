@@ -5,8 +5,6 @@ It is not if many probes fail because of its own trouble, or if other routers re
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 from shared_registry.probing.own_trouble import OwnTrouble
 
 LEAST_PROBES = 4
@@ -36,13 +34,12 @@ class LocalHealth:
         self._unknown: set[str] = set()
         self._reason = ""
 
-    def retain(self, keys: Iterable[str]) -> None:
-        """Forget every replica but these."""
-        for key in self._probed - set(keys):
-            self._probed.discard(key)
-            self._unsure.pop(key, None)
-            self._unknown.discard(key)
-            self._refuted.pop(key, None)
+    def forget(self, key: str) -> None:
+        """Forget a replica that is no longer probed."""
+        self._probed.discard(key)
+        self._unsure.pop(key, None)
+        self._unknown.discard(key)
+        self._refuted.pop(key, None)
 
     def refuted(self, key: str, *, now: float) -> None:
         """Record that another router reached a replica that this leader does not reach.
@@ -77,6 +74,20 @@ class LocalHealth:
         else:
             self._unknown.discard(key)
 
+    def share(self, *, now: float) -> float | None:
+        """Return the share of the probed replicas that this router can judge; `None` if it has probed none.
+
+        Not judged are those that its last probe could not try, and those that others have lately reached and it has
+        not.
+
+        Args:
+            now: The monotonic clock.
+        """
+        if not self._probed:
+            return None
+        wrong = {key for key, at in self._refuted.items() if now - at <= self._memory_seconds}
+        return 1 - len(self._probed & (wrong | self._unsure.keys())) / len(self._probed)
+
     def complaint(self, replicas: int, *, now: float) -> str | None:
         """Return why another router should be the leader; `None` if this one may stay.
 
@@ -84,6 +95,8 @@ class LocalHealth:
             replicas: How many replicas are probed.
             now: The monotonic clock.
         """
+        if not self._refuted and not self._unsure:
+            return None
         if self.is_contradicted(replicas, now=now):
             return (
                 f"{self._refuted_lately(now)} of {replicas} replicas are reached by other routers and not by this one"

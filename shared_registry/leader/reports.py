@@ -20,7 +20,7 @@ from shared_registry.leader.authority import Authority, Mandate
 from shared_registry.model import Event, EventKind, ProbeResult, Share, Thresholds
 from shared_registry.probing.peer import Handled
 
-RESULTS_AT_ONCE = 40
+RESULTS_AT_ONCE = 60
 REPORT_INTERVAL_SECONDS = 0.1
 CONFIRMATIONS_AT_MOST = 5
 """After so many renewals of the authority during which no report succeeded, a leader stands aside."""

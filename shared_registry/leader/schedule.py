@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import heapq
 import math
 import random
-from collections.abc import Iterable
 
 from shared_registry.model import ReplicaRecord, ReplicaStatus
 
@@ -14,12 +14,14 @@ JITTER_SHARE = 0.05
 
 
 def is_change_pending(status: ReplicaStatus, *, ok: bool) -> bool:
-    """Return whether the next result may change the status: the replica is unknown, failing, or recovering."""
-    if status is ReplicaStatus.UNKNOWN:
-        return True
+    """Return whether the next result may change the status: the replica is failing, or recovering.
+
+    A new replica that has responded turns healthy by that.
+    """
     return ok is (status is ReplicaStatus.UNHEALTHY)
 
 
+@functools.lru_cache(maxsize=100_000)
 def phase_of(key: str) -> float:
     """Return a replica's phase in the interval, in [0, 1). It is the same on every router."""
     digest = hashlib.blake2b(key.encode(), digest_size=8).digest()
@@ -63,22 +65,25 @@ class Schedule:
         """Return how many replicas are scheduled."""
         return len(self._due)
 
-    def follow(self, records: Iterable[ReplicaRecord], *, now: float, server_now: float | None = None) -> None:
-        """Schedule the replicas that are new here, and forget those that are no longer probed.
+    def add(self, record: ReplicaRecord, *, now: float, server_now: float | None = None) -> None:
+        """Schedule a replica that is to be probed, unless it is scheduled.
 
         A new replica is due at once. At the beginning of a term, when the server's time is given, it is due at once
         only if its last probe was an interval ago or a change of status is pending; otherwise it is due in its slot. A
-        replica that was forgotten and comes back while its probe is under way waits for the end of that probe.
+        replica that was dropped and comes back while its probe is under way waits for the end of that probe.
         """
-        probed = {record.key: record for record in records if record.is_probed}
-        for key in self._due.keys() - probed.keys():
-            del self._due[key]
-        for key in probed.keys() - self._due.keys():
-            is_settled = server_now is not None and not self._is_overdue(probed[key], server_now)
-            if key in self._out:
-                self._due[key] = math.inf
-            else:
-                self._set(key, self._first_slot(key, now) if is_settled else now)
+        key = record.key
+        if key in self._due:
+            return
+        if key in self._out:
+            self._due[key] = math.inf
+        else:
+            is_settled = server_now is not None and not self._is_overdue(record, server_now)
+            self._set(key, self._first_slot(key, now) if is_settled else now)
+
+    def drop(self, key: str) -> None:
+        """Forget a replica that is no longer probed."""
+        self._due.pop(key, None)
 
     def settle(self, key: str, status: ReplicaStatus, *, ok: bool, now: float) -> None:
         """Schedule the next probe after this result, unless the replica is no longer probed."""
@@ -140,4 +145,5 @@ class Schedule:
         health = record.health
         last = max(health.last_ok_at or 0.0, health.last_failure_at or 0.0)
         ok = (health.last_ok_at or 0.0) >= (health.last_failure_at or 0.0)
-        return server_now - last >= self._interval or last > server_now or is_change_pending(health.status, ok=ok)
+        is_pending = health.status is ReplicaStatus.UNKNOWN or is_change_pending(health.status, ok=ok)
+        return server_now - last >= self._interval or last > server_now or is_pending

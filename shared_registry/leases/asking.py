@@ -156,7 +156,7 @@ class Acquirer:
             raise StoreUnavailable(SETTLING)
         self._outage.end()
         request.sequence = found.sequence or request.sequence
-        return self._hold(request, replica, found.revision, is_spare=found.is_spare)
+        return self._hold(request, replica, found.revision, is_spare=found.is_spare, has_returned=found.has_returned)
 
     def _find(
         self, request: SlotRequest, deadline: float | None, on_position: OnPosition | None
@@ -173,8 +173,11 @@ class Acquirer:
         *,
         is_degraded: bool = False,
         is_spare: bool = False,
+        has_returned: bool = False,
     ) -> Lease:
-        record = HeldLease(request.lease_id, replica, revision, time.time(), request.session, is_degraded, is_spare)
+        record = HeldLease(
+            request.lease_id, replica, revision, time.time(), request.session, is_degraded, is_spare, has_returned
+        )
         self._outage.degraded.take(record.id, replica.record.key)
         self._ledger.hold(record)
         if self._emitter.has_session_listeners:

@@ -25,6 +25,7 @@ class HeldLease:
         session: The session's name that the caller gave, if any.
         is_degraded: See `Lease`.
         is_spare: See `Lease`.
+        has_returned: See `Lease`.
         is_contested: See `Lease.contested`.
         has_ended: Whether the lease was released or given up, or this router has ended.
         lost: See `Lease.lost`; `None` until somebody looks at it.
@@ -37,6 +38,7 @@ class HeldLease:
     session: str | None = None
     is_degraded: bool = False
     is_spare: bool = False
+    has_returned: bool = False
     is_contested: bool = False
     has_ended: bool = False
     lost: asyncio.Event | None = None
@@ -139,6 +141,14 @@ class Lease:
         Then there is a panic, and no healthy replica had a free slot. The replica may be dead.
         """
         return self._record.is_spare
+
+    @property
+    def has_returned(self) -> bool:
+        """Whether a session of this name is or was on the replica, so that this one returned to it.
+
+        It is false for a session that has waited in the queue, or was placed while Redis was away: nobody looks then.
+        """
+        return self._record.has_returned
 
     @property
     def lost(self) -> asyncio.Event:

@@ -58,6 +58,7 @@ class LeaseNews:
                 waited_seconds=self._waited(request),
                 is_spare=lease.is_spare,
                 is_degraded=lease.is_degraded,
+                has_returned=lease.has_returned,
             )
         )
 

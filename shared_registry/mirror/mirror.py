@@ -27,6 +27,7 @@ import time
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 
 from shared_registry.aio.backoff import Backoff
+from shared_registry.aio.breath import Breath
 from shared_registry.aio.clock import Clock
 from shared_registry.aio.completion import completed
 from shared_registry.errors import StoreError, StoreUnavailable
@@ -40,6 +41,7 @@ from shared_registry.happenings import (
     ViewStale,
 )
 from shared_registry.mirror.own_writes import OwnWrites
+from shared_registry.mirror.stream_lag import StreamLag
 from shared_registry.model import (
     ORIGIN,
     Event,
@@ -52,11 +54,13 @@ from shared_registry.model import (
     is_later,
 )
 from shared_registry.selection.view import View
-from shared_registry.store.reader import Gap, Head, Reader
+from shared_registry.store.reader import Gap, Head, Reader, Snapshot
 
 HISTORY, MISSED, REPAIRED, DAMAGED = "history", "missed", "repaired", "damaged"
 EMPTY = "the namespace is empty: Redis lost its data, and no router has begun anew yet"
-RECORDS_AT_ONCE = 500
+RECORDS_AT_ONCE = 100
+EVENTS_AT_ONCE = 20
+"""How many records and events the view takes over in one go. More cost little less for each, and delay sessions."""
 REPLICAS_A_SECOND = 2000
 """How many replicas refreshes read a second at most. More would take a large part of a core for what changes little."""
 logger = logging.getLogger(__name__)
@@ -77,6 +81,8 @@ class Mirror:
         plan: How routers share the probing; `None` if the leader probes all replicas.
         gap: Why everything was read again the last time, in a word; see `ViewLoaded.reason`.
         is_stale: The view is older than `max_staleness_seconds`, so that no replica is selected.
+        is_settling: See `Head`.
+        stream_lag: Measures how late events come.
     """
 
     def __init__(
@@ -114,6 +120,8 @@ class Mirror:
         self.plan: Plan | None = None
         self.gap = ""
         self.is_stale = False
+        self.is_settling = False
+        self.stream_lag = StreamLag()
         self.emitter = emitter
         self._reader = reader
         self._refresh_seconds = refresh_seconds
@@ -153,15 +161,18 @@ class Mirror:
             for listener in listeners:
                 self._listeners.remove(listener)
 
-    async def load(self) -> None:
+    async def load(self, since: Snapshot | None = None) -> None:
         """Read everything, and replace the view with it.
+
+        Args:
+            since: What was read shortly before. Then only the events since are read, if the event stream has them.
 
         Raises:
             StoreError: Redis could not be read, or is empty; the view is unchanged.
         """
-        await self._load(None)
+        await self._load(None, since)
 
-    async def _load(self, history_id: str | None) -> None:
+    async def _load(self, history_id: str | None, since: Snapshot | None = None) -> None:
         """Read everything of that history, or of any history if `history_id` is `None`.
 
         Raises:
@@ -170,8 +181,9 @@ class Mirror:
         """
         while True:
             try:
-                snapshot = await self._reader.snapshot()
+                snapshot = await self._reader.snapshot(since)
             except Gap:
+                since = None
                 await self._clock.sleep(self._backoff.next_seconds())
                 continue
             break
@@ -179,15 +191,17 @@ class Mirror:
             raise StoreUnavailable(EMPTY)
         if history_id is not None and snapshot.head.history_id != history_id:
             raise Gap(HISTORY)
+        await self.view.load(snapshot.records, snapshot.removed)
+        # From here on nothing else runs until all agrees.
         written_meanwhile = self._written_after(snapshot.head)
         self.generation += 1
         self.history_id = snapshot.head.history_id
         self.revision, self.mark = snapshot.head.revision, snapshot.head.mark
         self.epoch = max(self.epoch, snapshot.head.epoch)
+        self.is_settling = snapshot.head.is_settling
         self.leader = snapshot.leader
         self.plan = snapshot.plan
         self._own_writes.keep(written_meanwhile)
-        self.view.replace_all(snapshot.records, snapshot.removed)
         self.view.apply(self._records(written_meanwhile))
         self._refreshed_at = self._clock.monotonic()
         self._confirm()
@@ -316,7 +330,7 @@ class Mirror:
         while True:
             if self._clock.monotonic() - self._polled_at >= self._refresh_seconds:
                 await self._poll()
-            self._advance(await self._reader.wait_events(after=self.revision, seconds=self._refresh_seconds))
+            await self._advance(await self._reader.wait_events(after=self.revision, seconds=self._refresh_seconds))
 
     async def _poll(self) -> None:
         expected = self._own_writes.pending()
@@ -328,30 +342,37 @@ class Mirror:
         if not events and not self._is_at(head):
             raise Gap(MISSED)
         self._polled_at = self._clock.monotonic()
-        self._advance(events)
+        await self._advance(events)
+        self.is_settling = head.is_settling
         self._own_writes.expect_carried(expected)
         self.view.look_at_clock()
         self._confirm()
 
-    def _advance(self, events: Sequence[Event]) -> None:
-        """Apply events of the stream up to the first gap.
+    async def _advance(self, events: Sequence[Event]) -> None:
+        """Apply events of the stream up to the first gap. Other tasks run in between; the view is as of one event then.
 
         Raises:
             Gap: See the module.
         """
+        breath = Breath()
+        for first in range(0, len(events), EVENTS_AT_ONCE):
+            self._advance_by(events[first : first + EVENTS_AT_ONCE])
+            await breath.pause()
+
+    def _advance_by(self, events: Sequence[Event]) -> None:
         for position, event in enumerate(events):
             if not event.follows(self.revision, self.mark):
                 self._take(events[:position])
                 raise Gap(MISSED)
             self.revision, self.mark = event.id, event.mark
-        if events:
-            self._take(events)
-            self._own_writes.pass_by(events)
-            if any(event.kind is EventKind.NAMESPACE_REPAIRED for event in events):
-                raise Gap(REPAIRED)  # events do not carry the repaired data
-            if any(event.unreadable for event in events):
-                raise Gap(DAMAGED)
-            self._confirm()
+        self.stream_lag.note(events, now=self._clock.monotonic())
+        self._take(events)
+        self._own_writes.pass_by(events)
+        if any(event.kind is EventKind.NAMESPACE_REPAIRED for event in events):
+            raise Gap(REPAIRED)  # events do not carry the repaired data
+        if any(event.unreadable for event in events):
+            raise Gap(DAMAGED)
+        self._confirm()
 
     def _is_at(self, head: Head) -> bool:
         """Return whether the view includes exactly the events up to this one."""
@@ -372,6 +393,8 @@ class Mirror:
                 self.leader = None
             elif event.kind is EventKind.PLAN_CHANGED:
                 self.plan = event.plan
+            elif event.kind in (EventKind.SETTLING_BEGAN, EventKind.SETTLING_ENDED):
+                self.is_settling = event.kind is EventKind.SETTLING_BEGAN
         self.view.apply(self._records(events))
         self._notify(events)
 

@@ -80,12 +80,12 @@ class WholeRequest:
     hold = release = flow_nowhere
 
 
-class _BodyTooLong(Exception):
+class BodyTooLong(Exception):
     """There is more of the body than is of interest."""
 
 
-class _Received:
-    """Takes a response, and keeps it."""
+class Received:
+    """Takes a response, and keeps it: at most a little more than `BODY_LIMIT` of its body."""
 
     __slots__ = ("body", "fields", "status")
 
@@ -100,12 +100,17 @@ class _Received:
     def send(self, data: bytes) -> None:
         self.body += data
         if len(self.body) > BODY_LIMIT:
-            raise _BodyTooLong
+            raise BodyTooLong
 
     def flush(self) -> None:
         pass
 
     end = flush
+
+    def response(self) -> Response:
+        """Return what was received."""
+        is_truncated = len(self.body) > BODY_LIMIT
+        return Response(self.status, bytes(self.body[:BODY_LIMIT]), is_truncated=is_truncated, headers=self.fields)
 
 
 async def connect_to_replica(
@@ -156,29 +161,37 @@ async def exchange(connection: ReplicaConnection, request: WholeRequest, *, is_u
         ProbeFailure: The response is not valid HTTP, or the connection broke within it.
         OwnTrouble: The connection broke for a reason of this router's own.
     """
-    received = _Received()
+    received = Received()
     try:
         await connection.exchange(request, request.data, received, is_upgrade=is_upgrade)
-    except _BodyTooLong:
-        return Response(received.status, bytes(received.body[:BODY_LIMIT]), is_truncated=True)
+    except BodyTooLong:
+        pass
     except ReplicaBroke as error:
-        raise _failure(error, connection, received) from error
-    return Response(received.status, bytes(received.body), headers=received.fields)
+        raise exchange_failure(error, received, has_received=connection.has_received) from error
+    return received.response()
 
 
-def _failure(error: ReplicaBroke, connection: ReplicaConnection, received: _Received) -> ProbeFailure | OwnTrouble:
+def exchange_failure(error: ReplicaBroke, received: Received, *, has_received: bool) -> ProbeFailure | OwnTrouble:
+    """Return what a probe says of an exchange that has failed.
+
+    Args:
+        error: What has failed.
+        received: What was received of the response.
+        has_received: Whether any byte was received.
+    """
     if isinstance(error, ReplicaClosed) and isinstance(error.__cause__, Exception):
         failure = broken(error.__cause__)
         if isinstance(failure, OwnTrouble):
             return failure
         text = str(failure)
     else:
-        text = f"RemoteProtocolError: {_early_end(connection, received) if isinstance(error, ReplicaClosed) else error}"
-    return ProbeFailure(text) if connection.has_received else Unanswered(text)
+        is_early = isinstance(error, ReplicaClosed)
+        text = f"RemoteProtocolError: {_early_end(received, has_received=has_received) if is_early else error}"
+    return ProbeFailure(text) if has_received else Unanswered(text)
 
 
-def _early_end(connection: ReplicaConnection, received: _Received) -> str:
-    if not connection.has_received:
+def _early_end(received: Received, *, has_received: bool) -> str:
+    if not has_received:
         return "server disconnected without sending a response"
     if not received.status:
         return "peer unexpectedly closed connection"

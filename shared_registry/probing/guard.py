@@ -17,7 +17,7 @@ GRACE_SECONDS = 0.5
 
 
 async def guarded(
-    probe: HttpProbe, url: str, timeout: float, *, fresh: bool = False, address: str = ""
+    probe: HttpProbe, url: str, timeout: float, *, fresh: bool = False, address: str = "", spent: float = 0.0
 ) -> ProbeOutcome:
     """Run any probe, and always return an outcome.
 
@@ -31,13 +31,14 @@ async def guarded(
         timeout: See `HttpProbe`.
         fresh: See `HttpProber.ask`; other probes do not receive it.
         address: See `HttpProber.ask`; other probes do not receive it.
+        spent: See `HttpProber.ask`; other probes do not receive it.
     """
     started = time.perf_counter()
     error: str | None
     try:
         async with time_limit(timeout + GRACE_SECONDS) as scope:
             if isinstance(probe, HttpProber):
-                return await probe.ask(url, timeout=timeout, fresh=fresh, address=address)
+                return await probe.ask(url, timeout=timeout, fresh=fresh, address=address, spent=spent)
             latency_ms, error = _checked(await probe(url, timeout=timeout))
         trouble = None if error is None else own_trouble(error, url=url)
         return ProbeOutcome(latency_ms, None if error is None or trouble else one_line(error), trouble)

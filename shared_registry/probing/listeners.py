@@ -11,6 +11,7 @@ from shared_registry.probing.probe_counts import ProbeCounts
 from shared_registry.probing.trouble_log import TroubleLog
 
 Retain = Callable[[Iterable[str]], None]
+Forget = Callable[[str], None]
 
 
 class Testify(Protocol):
@@ -36,7 +37,8 @@ class ProbeListeners:
     Attributes:
         trouble_log: Logs probes that this router could not make.
         on_reach: Called with a replica's canonical url, and whether this router reaches it.
-        retain: Called with the probed urls whenever these change, to close connections to other urls.
+        retain: Called with the probed urls when any of them may have changed, to close connections to other urls.
+        forget: Called with the url at which a replica was probed that no longer is, to close the connection to it.
         testify: Called when a probe has reached a replica to which a session could not connect before.
         counts: Counts the probes.
     """
@@ -44,6 +46,7 @@ class ProbeListeners:
     trouble_log: TroubleLog
     on_reach: Callable[[str, bool], None]
     retain: Retain | None = None
+    forget: Forget | None = None
     testify: Testify = _ignore
     counts: ProbeCounts = field(default_factory=ProbeCounts)
 

@@ -166,6 +166,12 @@ class Names:
             return name.addresses
         raise self._failure(name)
 
+    def recent(self, host: str, max_age_seconds: float) -> tuple[str, ...]:
+        """Return the addresses of a name without a lookup; none if the last answer is that old."""
+        name = self._names.get(host)
+        is_recent = name is not None and self._now() - name.answered_at < max_age_seconds
+        return name.addresses if name is not None and is_recent else ()
+
     def answered_at(self, host: str) -> float:
         """Return when the last answer about a name was requested."""
         name = self._names.get(host)

@@ -46,6 +46,7 @@ from shared_registry.probing.prober_list import ProberList
 
 PROBES_AT_ONCE = 64
 OPINIONS_AT_ONCE = 40
+REVIEWED_AT_ONCE = 100
 ANSWER_SECONDS = 0.05
 """How long an opinion waits for others, to be sent together."""
 LONGEST_WAIT_SECONDS = 1.0
@@ -222,7 +223,7 @@ class Peer:
             slots = asyncio.Semaphore(PROBES_AT_ONCE)
             while True:
                 self._wake.clear()
-                self._follow()
+                await self._follow()
                 task = self._pop_due()
                 if task is None:
                     await self._wait()
@@ -230,14 +231,16 @@ class Peer:
                 await slots.acquire()
                 group.create_task(self._probe_one(task, slots))
 
-    def _follow(self) -> None:
-        """Take over what has changed since the last call."""
+    async def _follow(self) -> None:
+        """Take over what has changed since the last call. Other tasks run in between if that is much."""
         changed, self._changed = self._changed, set()
         if changed is None:
             records = {record.key: record for record in self._replicas.probed()}
             changed = records.keys() | {key for key, _ in self._tasks}
-        for key in changed:
+        for at, key in enumerate(changed, 1):
             self._review(key, self._replicas.record(key))
+            if not at % REVIEWED_AT_ONCE:
+                await asyncio.sleep(0)
 
     def _review(self, key: str, record: ReplicaRecord | None) -> None:
         """Decide for which reasons this router probes a replica from now on."""

@@ -13,18 +13,21 @@ import math
 import re
 import ssl
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import NamedTuple, Self
+from typing import NamedTuple, Self, cast
 from urllib.parse import quote, urlsplit
 
 from shared_registry._version import __version__
 from shared_registry.aio.time_limit import time_limit
+from shared_registry.aio.turn import Turn
+from shared_registry.aio.wheel import Limit, Wheel
 from shared_registry.config import RouterConfig
 from shared_registry.errors import ConfigError, UsageError
 from shared_registry.http1.connection import ReplicaConnection
+from shared_registry.probing.budget import KeptBudget
 from shared_registry.probing.connection import (
     ProbeFailure,
     Response,
@@ -34,6 +37,7 @@ from shared_registry.probing.connection import (
     exchange,
 )
 from shared_registry.probing.expectations import Expectations
+from shared_registry.probing.kept import KeptConnection
 from shared_registry.probing.names import (
     LOOKUP_AGAIN_SECONDS,
     SAME_ANSWER_SECONDS,
@@ -44,13 +48,18 @@ from shared_registry.probing.names import (
 from shared_registry.probing.outcome import ProbeOutcome
 from shared_registry.probing.own_trouble import OwnTrouble, lacks_descriptors
 from shared_registry.probing.text import one_line, timeout_text
-from shared_registry.probing.tls import TlsContexts
+from shared_registry.probing.tls import TlsContexts, resuming
 from shared_registry.probing.websocket import probe_websocket
 from shared_registry.urls import DEFAULT_PORTS, canonical_url
 
 EXCHANGES_PER_CONNECTION = 6
 """How many probes a connection carries: every sixth probe shows whether the replica accepts connections."""
+RESUMPTION_SECONDS = 60.0
+"""For how long new connections resume a TLS session: within it a certificate that expires goes unnoticed."""
+DESCRIPTORS_SECONDS = 0.05
+"""For how long it is taken for granted that there are file descriptors, after it was found out."""
 _LOOKING_UP, _READING_FILES = "looking up the name", "reading the TLS files"
+_WAITING = "waiting for the response"
 
 _PROBE_URL = re.compile(r"(https?://[^/?#]+)([^#]*)", re.IGNORECASE)
 _URL_SAFE = "!$%&'()*+,/:;=?@[]~"
@@ -64,18 +73,46 @@ class _Request(NamedTuple):
     packed: WholeRequest
 
 
+class _Sessions:
+    """The TLS session of one replica, to be resumed for some time after the handshake in which it was verified."""
+
+    __slots__ = ("_session", "_verified_at")
+
+    def __init__(self) -> None:
+        self._session: ssl.SSLSession | None = None
+        self._verified_at = -math.inf
+
+    def usable(self, now: float) -> ssl.SSLSession | None:
+        """Return the session, if it may still be resumed."""
+        return self._session if now - self._verified_at < RESUMPTION_SECONDS else None
+
+    def learn(self, connection: ssl.SSLObject | None, now: float) -> None:
+        """Keep the session of a connection that has carried a response."""
+        if connection is None:
+            return
+        if not connection.session_reused:
+            self._verified_at = now
+        self._session = connection.session
+
+
 @dataclass(slots=True)
 class _Origin:
-    """One replica's connection. Only the holder of the lock uses it, one probe at a time."""
+    """One replica's connection. Only the holder of its turn uses it, one probe at a time.
+
+    Attributes:
+        opened: A connection in its first exchange.
+        kept: The connection after that.
+    """
 
     key: str
     urls: list[str]
     host: str
     port: int
     is_named: bool
-    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
-    connection: ReplicaConnection | None = None
-    exchanges: int = 0
+    turn: Turn = field(default_factory=Turn)
+    opened: ReplicaConnection | None = None
+    kept: KeptConnection | None = None
+    sessions: _Sessions = field(default_factory=_Sessions)
     address: str = ""
     target: str = ""
     request: _Request | None = None
@@ -95,9 +132,60 @@ class _Origin:
 
     def hang_up(self) -> None:
         """Close the connection, if there is one."""
-        if self.connection is not None:
-            self.connection.abort()
-            self.connection = None
+        if self.opened is not None:
+            self.opened.abort()
+            self.opened = None
+        if self.kept is not None:
+            self.kept.abort()
+            self.kept = None
+
+
+ProbeEnded = Callable[[ProbeOutcome | float], None]
+"""See `HttpProber.begin`."""
+
+
+class WarmProbe(Limit):
+    """A probe over a kept connection. Only `cancel` is for others."""
+
+    __slots__ = ("_ended", "_prober", "_started", "kept", "origin", "timeout")
+
+    def __init__(self, prober: HttpProber, origin: _Origin, kept: KeptConnection, ended: ProbeEnded) -> None:
+        super().__init__()
+        self.origin = origin
+        self.kept = kept
+        self.timeout = 0.0
+        self._prober = prober
+        self._ended = ended
+        self._started = time.perf_counter()
+
+    def cancel(self) -> None:
+        """Give the probe up, and close its connection."""
+        self._prober._release(self, is_kept=False)
+
+    def expire(self) -> None:
+        """End it, because its time is over."""
+        self._end(f"{timeout_text(self.timeout)} while {_WAITING}")
+
+    def answered(self, found: Response | ProbeFailure | OwnTrouble) -> None:
+        """End it, because its exchange has ended."""
+        if isinstance(found, Response):
+            self._end(self._prober._expectations.mismatch(found))
+        elif isinstance(found, Unanswered):
+            self._prober._release(self, is_kept=False)
+            self._ended(time.perf_counter() - self._started)
+        elif isinstance(found, OwnTrouble):
+            self._prober._release(self, is_kept=False)
+            self._ended(ProbeOutcome(self._duration_ms(), trouble=found))
+        else:
+            self._end(one_line(str(found)))
+
+    def _end(self, error: str | None) -> None:
+        self._prober._release(self, is_kept=error is None)
+        origin = self.origin
+        self._ended(ProbeOutcome(self._duration_ms(), error, None, origin.address, origin.looked_up_at))
+
+    def _duration_ms(self) -> float:
+        return (time.perf_counter() - self._started) * 1000
 
 
 class HttpProber:
@@ -132,6 +220,11 @@ class HttpProber:
         self._tls = TlsContexts(self._config, ssl_context)
         self._origins: dict[str, _Origin] = {}
         self._known: dict[str, tuple[_Origin, str]] = {}
+        self._is_http = self._config.health_check_type == "http"
+        self._budget = KeptBudget()
+        self._under_way = Wheel()
+        self._turning: asyncio.TimerHandle | None = None
+        self._has_descriptors_until = -math.inf
         self._is_closed = False
 
     async def __aenter__(self) -> Self:
@@ -145,6 +238,8 @@ class HttpProber:
     async def aclose(self) -> None:
         """Close every connection. End all probes first; one that is still in progress fails. Twice is harmless."""
         self._is_closed = True
+        if self._turning is not None:
+            self._turning.cancel()
         for origin in self._origins.values():
             origin.hang_up()
         self._origins.clear()
@@ -168,9 +263,11 @@ class HttpProber:
         """Close the connections to all replicas except these; see `forget`.
 
         Raises:
-            ConfigError: One of them is not a replica's url; nothing was forgotten.
+            ConfigError: There are connections, and one of these is not a replica's url; nothing was forgotten.
         """
-        kept = {_split(url)[0] for url in urls}
+        if not self._origins:
+            return
+        kept = {known[0].key if (known := self._known.get(url)) else _split(url)[0] for url in urls}
         for key in self._origins.keys() - kept:
             self._drop(key)
         self._names.retain(origin.host for origin in self._origins.values())
@@ -185,7 +282,9 @@ class HttpProber:
         outcome = await self.ask(url, timeout=timeout)
         return outcome.latency_ms, outcome.error
 
-    async def ask(self, url: str, *, timeout: float, fresh: bool = False, address: str = "") -> ProbeOutcome:
+    async def ask(
+        self, url: str, *, timeout: float, fresh: bool = False, address: str = "", spent: float = 0.0
+    ) -> ProbeOutcome:
         """Probe once, and return the address that was probed as well.
 
         Args:
@@ -193,6 +292,7 @@ class HttpProber:
             timeout: See `HttpProbe`.
             fresh: Whether to use a new connection, and to look a name up anew.
             address: The only IP address to connect to, if the replica's name has it. Implies `fresh`.
+            spent: How many seconds of the timeout are used up already.
 
         Raises:
             OwnTrouble: This router could not connect, for a reason of its own. It is no failure of the replica.
@@ -200,14 +300,14 @@ class HttpProber:
         """
         if self._is_closed:
             raise UsageError("the prober is closed; make a new one")
-        started = time.perf_counter()
+        started = time.perf_counter() - spent
         error: str | None
         try:
             origin, target = self._known.get(url) or self._recognize(url)
         except ConfigError as refused:
             return ProbeOutcome(0.0, one_line(str(refused)))
         try:
-            async with time_limit(timeout):
+            async with time_limit(timeout - spent):
                 error = await self._verdict(origin, target, fresh=fresh or bool(address), address=address)
         except TimeoutError:
             error = f"{timeout_text(timeout)} while {origin.activity}"
@@ -217,6 +317,57 @@ class HttpProber:
             error = one_line(str(failure))
         duration_ms = (time.perf_counter() - started) * 1000
         return ProbeOutcome(duration_ms, error, address=origin.address, looked_up_at=origin.looked_up_at)
+
+    def begin(self, url: str, *, timeout: float, ended: ProbeEnded) -> WarmProbe | None:
+        """Probe once over the kept connection, without a task. Most probes of a settled replica are like that.
+
+        Returns:
+            The probe that has begun; `None` if there is no connection for it, or another one is under way there.
+            `ask` must be called then.
+
+        Args:
+            url: See `HttpProbe`.
+            timeout: See `HttpProbe`.
+            ended: Called once, later, with the outcome, or with the seconds that were used up, if the replica had closed
+                the connection meanwhile. The probe must be repeated by `ask` then, with `fresh` and these seconds.
+                Not called if the probe is cancelled.
+        """
+        known = self._known.get(url)
+        if known is None or self._is_closed or not self._is_http:
+            return None
+        origin, target = known
+        kept = origin.kept
+        if kept is None or not kept.is_idle or kept.exchanges >= EXCHANGES_PER_CONNECTION:
+            return None
+        if not self._is_where_its_name_is(origin) or not origin.turn.try_take():
+            return None
+        probe = WarmProbe(self, origin, kept, ended)
+        probe.timeout = timeout
+        loop = asyncio.get_running_loop()
+        self._under_way.add(probe, timeout, now=loop.time())
+        if self._turning is None:
+            self._turning = loop.call_at(self._under_way.next_turn, self._turn, loop)
+        kept.begin(self._request(origin, target).packed, probe.answered)
+        return probe
+
+    def _is_where_its_name_is(self, origin: _Origin) -> bool:
+        """Return whether the kept connection leads to an address of its name, as far as that is known now."""
+        return not origin.is_named or origin.address in self._names.recent(origin.host, LOOKUP_AGAIN_SECONDS)
+
+    def _turn(self, loop: asyncio.AbstractEventLoop) -> None:
+        """End the warm probes whose time is over."""
+        ended = self._under_way.turn(loop.time())
+        self._turning = loop.call_at(self._under_way.next_turn, self._turn, loop) if len(self._under_way) else None
+        for probe in ended:
+            cast("WarmProbe", probe).expire()
+
+    def _release(self, probe: WarmProbe, *, is_kept: bool) -> None:
+        """End a warm probe."""
+        origin = probe.origin
+        self._under_way.discard(probe)
+        if not is_kept or not probe.kept.is_idle or self._origins.get(origin.key) is not origin:
+            origin.hang_up()
+        origin.turn.give_back()
 
     def _recognize(self, url: str) -> tuple[_Origin, str]:
         """Return the origin of a url and the path with the query, and remember them, because reading a url takes long.
@@ -238,14 +389,15 @@ class HttpProber:
         return failure if isinstance(failure, OwnTrouble) else None
 
     async def _verdict(self, origin: _Origin, target: str, *, fresh: bool, address: str) -> str | None:
-        async with origin.lock:
-            error: str | None = "cancelled"
-            try:
-                error = await self._check(origin, target, fresh=fresh, address=address)
-            finally:
-                if error is not None or self._config.health_check_type != "http":
-                    origin.hang_up()
-            return error
+        await origin.turn.take()
+        error: str | None = "cancelled"
+        try:
+            error = await self._check(origin, target, fresh=fresh, address=address)
+        finally:
+            if error is not None or not self._is_http:
+                origin.hang_up()
+            origin.turn.give_back()
+        return error
 
     async def _check(self, origin: _Origin, target: str, *, fresh: bool, address: str) -> str | None:
         kind = self._config.health_check_type
@@ -260,16 +412,24 @@ class HttpProber:
 
     async def _ask(self, origin: _Origin, target: str, *, fresh: bool, address: str) -> Response:
         request = self._request(origin, target)
-        connection = None if fresh else self._kept(origin)
-        if connection is not None and origin.is_named:
+        kept = None if fresh else self._kept(origin)
+        if kept is not None and origin.is_named:
             # After the lookup, because the connection may end meanwhile.
             addresses = await self._look_up(origin, LOOKUP_AGAIN_SECONDS)
-            connection = self._kept(origin) if origin.address in addresses else None
-        if connection is not None:
+            kept = self._kept(origin) if origin.address in addresses else None
+        if kept is not None:
             with suppress(Unanswered):
-                return await self._exchange(origin, connection, request.packed)
+                return await self._exchange(origin, kept, request.packed)
         origin.hang_up()
-        return await self._exchange(origin, await self._connect(origin, address, fresh=fresh), request.packed)
+        opened = await self._connect(origin, address, fresh=fresh)
+        response = await self._exchange(origin, opened, request.packed)
+        if origin.is_https:
+            origin.sessions.learn(opened.tls, time.monotonic())
+        if origin.opened is not None and self._budget.has_room:
+            origin.opened, origin.kept = None, KeptConnection(origin.opened, self._budget)
+        else:
+            origin.hang_up()
+        return response
 
     def _request(self, origin: _Origin, target: str) -> _Request:
         """Return the request for a path. The last one is kept, because the path nearly always stays the same."""
@@ -289,17 +449,24 @@ class HttpProber:
             origin.request, origin.target = _Request(path, pairs, packed), target
         return origin.request
 
-    def _kept(self, origin: _Origin) -> ReplicaConnection | None:
+    def _kept(self, origin: _Origin) -> KeptConnection | None:
         """Return the kept connection if it may carry one more probe.
 
         It is used on while this router could not open another one: it still shows that the replica responds.
         """
-        connection = origin.connection
-        if connection is None or not connection.is_idle:
+        kept = origin.kept
+        if kept is None or not kept.is_idle:
             return None
-        if origin.exchanges >= EXCHANGES_PER_CONNECTION and not lacks_descriptors():
+        if kept.exchanges >= EXCHANGES_PER_CONNECTION and not self._lacks_descriptors():
             return None
-        return connection
+        return kept
+
+    def _lacks_descriptors(self) -> bool:
+        """Return whether there are none, or were none some hundredths of a second ago: to find out takes a while."""
+        now = time.monotonic()
+        if now >= self._has_descriptors_until and not lacks_descriptors():
+            self._has_descriptors_until = now + DESCRIPTORS_SECONDS
+        return now >= self._has_descriptors_until
 
     async def _look_up(self, origin: _Origin, max_age_seconds: float) -> tuple[str, ...]:
         origin.activity = _LOOKING_UP
@@ -322,14 +489,17 @@ class HttpProber:
         if len(addresses) == 1:
             origin.address = addresses[0]
         name = self._tls.server_name(origin.host)
-        origin.connection, origin.address = await connect_to_replica(addresses, origin.port, context, name)
-        origin.exchanges = 0
-        return origin.connection
+        with resuming(None if fresh or context is None else origin.sessions.usable(time.monotonic())):
+            origin.opened, origin.address = await connect_to_replica(addresses, origin.port, context, name)
+        return origin.opened
 
-    async def _exchange(self, origin: _Origin, connection: ReplicaConnection, request: WholeRequest) -> Response:
-        origin.activity = "waiting for the response"
-        origin.exchanges += 1
+    async def _exchange(
+        self, origin: _Origin, connection: ReplicaConnection | KeptConnection, request: WholeRequest
+    ) -> Response:
+        origin.activity = _WAITING
         try:
+            if isinstance(connection, KeptConnection):
+                return await connection.exchange(request)
             return await exchange(connection, request)
         finally:
             if not connection.is_idle or self._origins.get(origin.key) is not origin:
@@ -341,7 +511,7 @@ class HttpProber:
             return
         for url in origin.urls:
             del self._known[url]
-        if not origin.lock.locked():
+        if not origin.turn.is_taken:
             origin.hang_up()
 
 

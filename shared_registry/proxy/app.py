@@ -20,7 +20,6 @@ from shared_registry.proxy.access_record import Ended
 from shared_registry.proxy.answers import Answer, as_json, error_answer
 from shared_registry.proxy.api_keys import ApiKeys
 from shared_registry.proxy.body_model import model_of
-from shared_registry.proxy.client import Site
 from shared_registry.proxy.client_tls import ClientTls
 from shared_registry.proxy.cors import Cors
 from shared_registry.proxy.descriptors import Descriptors
@@ -33,6 +32,7 @@ from shared_registry.proxy.pages import OwnPages, Page
 from shared_registry.proxy.paths import has_way_up, normal_path
 from shared_registry.proxy.pool import Pool
 from shared_registry.proxy.pool_choice import MODELS, PoolChoice, Unknown, model_in_path
+from shared_registry.proxy.site import Site
 from shared_registry.proxy.status import ready_document
 from shared_registry.proxy.traffic import Traffic
 

@@ -14,16 +14,14 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import cast
 
 import httptools
 
 from shared_registry.http1.fields import lines
 from shared_registry.proxy.access_log import AccessLog
-from shared_registry.proxy.access_record import AccessRecord
 from shared_registry.proxy.exchange import Exchange, reset
-from shared_registry.proxy.forwarding import TrustedProxies, plain_address
+from shared_registry.proxy.forwarding import plain_address
 from shared_registry.proxy.headers import (
     AmbiguousRequest,
     body_length,
@@ -31,11 +29,8 @@ from shared_registry.proxy.headers import (
     origin_form,
 )
 from shared_registry.proxy.limits import Limits
-from shared_registry.proxy.refusal_log import RefusalLog
 from shared_registry.proxy.refusals import BAD, FULL, TOO_LONG, TOO_SLOW, Refusal
-from shared_registry.proxy.request_ids import RequestIds
-from shared_registry.proxy.session_trace import Tracing
-from shared_registry.proxy.traffic import Traffic
+from shared_registry.proxy.site import Site
 
 PIECE_BYTES, BODY_PIECE_BYTES = 4 * 1024, 64 * 1024
 """How much of what was received is parsed at once, in heads and in bodies: a packet can hold thousands of requests."""
@@ -54,68 +49,6 @@ logger = logging.getLogger(__name__)
 
 class _Unacceptable(Exception):
     """Raised in a callback of the parser to refuse a request; the parser turns it into an error of its own."""
-
-
-@dataclass
-class Site:
-    """What the connections of one listener have in common.
-
-    Attributes:
-        begin: Called with each request when its turn has come. It must not raise.
-        limits: The limits of each connection.
-        scheme: The scheme of the clients' connections.
-        ids: The ids of requests.
-        refusals: Logs what is refused.
-        access_log: Logs every request, unless it is `None`.
-        traffic: Counts the requests that belong to no pool; `None` if requests are not counted.
-        tracing: Traces every request, unless it is `None`.
-        proxies: The proxies in front, whose word about their clients is believed.
-        clients: The connections.
-        is_stopping: Whether each connection closes after its next response.
-        is_ending: Whether the connections that are left are being closed.
-    """
-
-    begin: Callable[[Exchange], None]
-    limits: Limits
-    scheme: str = "http"
-    ids: RequestIds = field(default_factory=RequestIds)
-    refusals: RefusalLog = field(default_factory=RefusalLog)
-    access_log: AccessLog | None = None
-    traffic: Traffic | None = None
-    tracing: Tracing | None = None
-    proxies: TrustedProxies = field(default_factory=TrustedProxies)
-    clients: set[ClientConnection] = field(default_factory=set)
-    is_stopping: bool = False
-    is_ending: bool = False
-
-    def begin_record(self, now: float) -> AccessRecord | None:
-        """Return the record of a request that begins now; `None` if nobody wants it."""
-        if self.access_log is not None:
-            return AccessRecord(self.access_log.now(), now, self.traffic)
-        if self.traffic is None and self.tracing is None:
-            return None
-        return AccessRecord(0.0, now, self.traffic)
-
-    def end_record(self, exchange: Exchange) -> None:
-        """Log and count a request that has ended, unless that was done before."""
-        record = exchange.record
-        if record is None:
-            return
-        exchange.record = None
-        if record.traffic is not None:
-            record.traffic.add(exchange, record)
-        if self.access_log is not None:
-            self.access_log.write(exchange, record)
-        if record.trace is not None:
-            record.trace.end(exchange)
-
-    def refuse(self, refusal: Refusal, client: str | None, now: float) -> bytes:
-        """Return the response to a client for which there is no room, and log the refusal."""
-        request_id = self.ids.new()
-        self.refusals.note(refusal.kind, refusal.message, request_id, now)
-        if self.access_log is not None:
-            self.access_log.write_refusal(refusal, request_id, client)
-        return refusal.response(request_id)
 
 
 class ClientConnection(asyncio.Protocol):
@@ -578,10 +511,17 @@ class ClientConnection(asyncio.Protocol):
     def _close_politely(self, exchange: Exchange) -> None:
         """Close the connection. A client that is still sending would miss the response if it were closed at once."""
         self._is_refused = True
-        transport = cast("asyncio.Transport", self._transport)
         if exchange.is_received or exchange.is_held_back:
-            transport.close()
-            return
+            self.close()
+        else:
+            self._linger()
+
+    def _linger(self) -> None:
+        """Send the end of what was written. Read and drop what still comes, until the client or `check()` closes.
+
+        A connection that is closed while bytes wait to be read is reset, and the client may lose what was written.
+        """
+        transport = cast("asyncio.Transport", self._transport)
         self._is_lingering = True
         self._deadline = self.now() + LINGER_SECONDS
         if transport.can_write_eof():  # with TLS the client finds the end of the response by its length
@@ -623,7 +563,7 @@ class ClientConnection(asyncio.Protocol):
                 body_of.note_status(refusal.status)
             self._end_queue()
             self._transport.write(refusal.response(request_id))
-            self._transport.close()
+            self._linger()
         if body_of is None and self.site.access_log is not None:
             self._log_refusal(refusal, request_id, is_sent=is_sent)
 

@@ -124,7 +124,9 @@ class Dispatcher:
         missing: NoReplica | None = None
         cause = ""
         deadline = placement.deadline()
+        kind = self._traffic.websocket if exchange.is_handshake else self._traffic.http
         self._live.begin()
+        kind.active += 1
         try:
             while len(tried) < MOST_TRIES:
                 try:
@@ -162,6 +164,7 @@ class Dispatcher:
                     tried, failures, busy = [], [], tried
             raise Undeliverable(failures, missing)
         finally:
+            kind.active -= 1
             self._live.end()
 
     async def _may_ask_again(self, tried: Sequence[Slot], deadline: float) -> bool:

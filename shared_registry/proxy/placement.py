@@ -89,7 +89,6 @@ class SessionPlacement:
         """
         self._registry = registry
         self._traffic = traffic
-        self._placements = traffic.placements
         self.opening = opening
         self._on_lost: OnLost = "keep"
         self._queue_timeout_seconds = 0.0
@@ -193,11 +192,14 @@ class SessionPlacement:
             if deadline and not self._is_stopping and (seconds := deadline - asyncio.get_running_loop().time()) > 0:
                 return await self._acquire(key, exclude, again_after, seconds, on_position)
             begun_at = time.monotonic()
-            lease = await self._registry.acquire(key, exclude=exclude, again_after=again_after)
-            self._note_grant(lease, begun_at, has_waited=False)
+            try:
+                lease = await self._registry.acquire(key, exclude=exclude, again_after=again_after)
+            except RegistryError as error:
+                self._traffic.note_refused(error, begun_at, has_waited=False)
+                raise
+            self._traffic.note_placed(lease, begun_at, has_waited=False)
             return lease
         except Saturated as error:
-            self._placements["saturated"] += 1
             raise NoReplica(
                 str(error),
                 is_saturated=True,
@@ -205,7 +207,6 @@ class SessionPlacement:
                 retry_after_seconds=error.retry_after_seconds,
             ) from error
         except RegistryError as error:
-            self._placements["unavailable" if isinstance(error, StoreError) else "no_healthy"] += 1
             raise NoReplica(
                 str(error),
                 is_redis_away=isinstance(error, StoreError),
@@ -241,7 +242,11 @@ class SessionPlacement:
                         again_after=again_after,
                         on_position=record_position,
                     )
-                    self._note_grant(lease, begun_at, has_waited=scope in self._waiting)
+                except RegistryError as error:
+                    self._traffic.note_refused(error, begun_at, has_waited=scope in self._waiting)
+                    raise
+                else:
+                    self._traffic.note_placed(lease, begun_at, has_waited=scope in self._waiting)
                     return lease
                 finally:
                     self._asking.discard(scope)
@@ -250,11 +255,6 @@ class SessionPlacement:
             if not scope.expired():
                 raise
             raise NoReplica("this router stops", is_stopping=True) from error
-
-    def _note_grant(self, lease: Lease, begun_at: float, *, has_waited: bool) -> None:
-        granted = "waited" if has_waited else "granted"
-        self._placements["degraded" if lease.is_degraded else granted] += 1
-        (self._traffic.waits if has_waited else self._traffic.acquires).add(time.monotonic() - begun_at)
 
     def unless_lost(self, lease: Slot, work: Awaitable[T]) -> Awaitable[T]:
         """Return what awaits a session's work and returns its result.

@@ -5,9 +5,11 @@ from __future__ import annotations
 import hashlib
 from typing import Any
 
+from shared_registry.admin.replica_changes import ReplicaChanges
 from shared_registry.config import validate_endpoint
 from shared_registry.model import AdminState, Replica, ReplicaEndpoint, Source
 from shared_registry.registry.state import RegistryState, unknown_replica
+from shared_registry.store.announcing import AnnouncementCommands
 from shared_registry.store.answers import new_token
 from shared_registry.urls import canonical_url
 
@@ -146,6 +148,28 @@ class RegistryChanges(RegistryState):
             UnknownReplica: The replica is not registered.
         """
         await self._set_admin(replica, AdminState.ACTIVE, by, reason)
+
+    def changes(self, *, by: str) -> ReplicaChanges:
+        """Return the changes of somebody else, such as a client of this router, which say what they did.
+
+        Args:
+            by: Who asks for them.
+
+        Raises:
+            UsageError: The registry is not started.
+        """
+        self._expect_started()
+        return ReplicaChanges(self._reader, self._parts.store, by=by)
+
+    @property
+    def announcements(self) -> AnnouncementCommands:
+        """The commands for replicas that announce themselves through this router.
+
+        Raises:
+            UsageError: The registry is not started.
+        """
+        self._expect_started()
+        return self._parts.store
 
     async def _set_admin(self, replica: Replica | str, state: AdminState, by: str, reason: str) -> None:
         key = self._view.key_of(replica)

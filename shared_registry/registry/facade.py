@@ -444,7 +444,7 @@ class SharedReplicaRegistry(RegistryReads, RegistryChanges, RegistryReload):
         self._outcomes.is_shared = True
         try:
             self._parts.news.start()
-            with self._mirror.subscribed(self._parts.news.notice, self._outcomes.notice):
+            with self._mirror.subscribed(self._parts.news.notice, self._outcomes.notice, self._parts.membership.notice):
                 async with asyncio.TaskGroup() as group:
                     self._begin_tasks(group)
         finally:

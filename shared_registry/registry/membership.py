@@ -12,7 +12,7 @@ from shared_registry.aio.clock import Clock, wait_until
 from shared_registry.config import RouterConfig
 from shared_registry.errors import KeyConflict, StoreError
 from shared_registry.leases.settling import Settler
-from shared_registry.model import RouterInfo
+from shared_registry.model import Event, RouterInfo, Source
 from shared_registry.probing.prober_list import ProberList
 from shared_registry.store.commands import Store
 from shared_registry.store.replies import Departure, Heartbeat
@@ -27,7 +27,11 @@ SHORTEST_SECONDS = 0.05
 
 
 class Membership:
-    """Keeps one router in the Redis key `routers`. Only one `run` at a time."""
+    """Keeps one router in the Redis key `routers`. Only one `run` at a time.
+
+    Attributes:
+        reaped_leases: How many leases of routers that have expired this router has ended.
+    """
 
     def __init__(
         self,
@@ -70,7 +74,21 @@ class Membership:
         self._rng = rng
         self._backoff = Backoff(longest_seconds=settings.heartbeat_seconds, rng=rng)
         self._is_in_trouble = False
+        self.reaped_leases = 0
         self._unreapable: set[str] = set()
+        self._are_announced = False
+
+    def notice(self, events: Sequence[Event]) -> None:
+        """Send a heartbeat soon if these events bring the first announced replica. For `Mirror.subscribed`.
+
+        Until a heartbeat knows of announced replicas, the gaps between heartbeats may be so long that the script takes
+        them for an outage, after which nothing expires for one time to live.
+        """
+        if self._are_announced:
+            return
+        if any(event.record is not None and event.record.source == Source.ANNOUNCED for event in events):
+            self._are_announced = True
+            self._probers.is_changed.set()
 
     def reload(self, settings: RouterConfig) -> None:
         """Publish the fingerprint of changed settings, and whether this router takes part in shared probing."""
@@ -109,6 +127,7 @@ class Membership:
             raise
         end_heartbeat(heartbeat)
         self._probers.alive_until = sent_at + self._expiry_seconds
+        self._are_announced = heartbeat.next_expiry_seconds is not None
         if heartbeat.probers is not None:
             self._probers.update(heartbeat.probers_version, heartbeat.probers)
         return heartbeat
@@ -154,6 +173,9 @@ class Membership:
             return self._heartbeat_seconds
         return min(self._heartbeat_seconds, ANNOUNCED_SECONDS, max(next_expiry_seconds, SHORTEST_SECONDS))
 
+    def _count_reaped(self, leases: int) -> None:
+        self.reaped_leases += leases
+
     async def _reap(self, expired: Sequence[str], *, until: float) -> None:
         """Reap expired routers until the next heartbeat is due. Its reply names the remaining ones.
 
@@ -166,7 +188,10 @@ class Membership:
                     if self._clock.monotonic() >= until:
                         return
                     departure = await self._store.reap(
-                        router, affinity_seconds=self._affinity_seconds, moves=self._moves_leases
+                        router,
+                        affinity_seconds=self._affinity_seconds,
+                        moves=self._moves_leases,
+                        on_ended=self._count_reaped,
                     )
             except KeyConflict as error:
                 if router not in self._unreapable:

@@ -7,10 +7,13 @@ mirror. The other asynchronous ones read Redis.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 
 from shared_registry.admin.check import Violation, find_violations
+from shared_registry.admin.fleet_reads import FleetReads
 from shared_registry.aio.breath import Breath
+from shared_registry.discovery import FollowedSource
+from shared_registry.mirror.stream_lag import ClockReading
 from shared_registry.model import AdminState, Event, Leader, Plan, Replica
 from shared_registry.probing.probe_counts import ProbeCounts
 from shared_registry.registry import readiness
@@ -20,6 +23,7 @@ from shared_registry.selection import Panic
 from shared_registry.selection.view import View
 from shared_registry.store.call_counts import CallCounts
 from shared_registry.store.figure_reader import Figures
+from shared_registry.tallies import Distribution
 
 
 class RegistryReads(RegistryState):
@@ -166,6 +170,11 @@ class RegistryReads(RegistryState):
         """Whether the view is older than `max_staleness_seconds`, so that nothing is selected."""
         return self._mirror.is_stale
 
+    @property
+    def is_settling(self) -> bool:
+        """Whether Redis has lost data, so that new sessions get no slot before what runs is back."""
+        return self._mirror.is_settling
+
     async def queue_depth(self) -> int:
         """Return how many sessions wait for a slot, over all routers."""
         return await self._reader.queue_depth()
@@ -180,7 +189,33 @@ class RegistryReads(RegistryState):
             record = replica.record
             weights[record.key] = record.endpoint.weight
             await breath.pause()
-        return await self._reader.figures(weights, ramping=self._view.ramping)
+        found = await self._reader.figures(weights, now=self._clock.monotonic, ramping=self._view.ramping)
+        self._mirror.stream_lag.compare(ClockReading(found.server_time, found.asked_at, found.answered_at))
+        return found
+
+    @property
+    def stream_lags(self) -> Distribution:
+        """How long after their writing events have reached this router, in seconds, since `figures` was first read."""
+        return self._mirror.stream_lag.lags
+
+    @property
+    def local_health(self) -> float | None:
+        """The share of the replicas that this router probes for all, and can judge: 1 is well.
+
+        Not judged are those that its last probe could not try for a reason of its own, and those that another router
+        has lately reached and it has not. `None` if it probes none for all.
+        """
+        return self._parts.health_checks.local_health
+
+    @property
+    def discovery_sources(self) -> Mapping[str, FollowedSource]:
+        """What is known of each source of discovery, by its name; empty while this router is not the leader."""
+        return self._parts.health_checks.discovery_sources
+
+    @property
+    def reaped_lease_count(self) -> int:
+        """How many leases of routers that have expired this router has ended since `start`."""
+        return self._parts.membership.reaped_leases
 
     @property
     def call_counts(self) -> CallCounts:
@@ -254,6 +289,12 @@ class RegistryReads(RegistryState):
     async def check(self) -> list[Violation]:
         """Verify the invariants of the namespace while routers work on it; return the violations."""
         return await find_violations(self._reader, self._parts.keys)
+
+    @property
+    def fleet(self) -> FleetReads:
+        """Reads the routers and the queue from Redis."""
+        parts = self._parts
+        return FleetReads(parts.clients, parts.keys, parts.reader, timeout_seconds=self.config.redis_timeout_seconds)
 
     async def refresh(self, *, at_once: bool = False) -> None:
         """Read from Redis the data that the event stream does not carry: probe times, latencies, counters, loads.

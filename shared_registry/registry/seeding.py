@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 import logging
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 
 from shared_registry.admin.inspector import Inspector
 from shared_registry.aio.backoff import Backoff
+from shared_registry.aio.breath import Breath
 from shared_registry.aio.clock import Clock
 from shared_registry.config import RouterConfig
-from shared_registry.errors import ConfigError, KeyConflict, ReplicaClaimed, StoreError
+from shared_registry.errors import KeyConflict, ReplicaClaimed, StoreError
 from shared_registry.model import ReplicaEndpoint, ReplicaRecord, Source
-from shared_registry.store.answers import new_token
 from shared_registry.store.commands import Store
 from shared_registry.store.keys import Keys
 from shared_registry.store.reader import Tombstone
@@ -62,8 +63,14 @@ class Seeding:
             else:
                 return
 
-    async def register(self, settings: RouterConfig) -> list[str]:
+    async def register(
+        self, settings: RouterConfig, registered: Mapping[str, ReplicaRecord] | None = None
+    ) -> list[str]:
         """Register the configured replicas that are not registered as configured.
+
+        Args:
+            settings: The settings of this router.
+            registered: The replicas that were registered a moment ago, by canonical url. By default they are read.
 
         Returns:
             What the config asks for and does not get.
@@ -71,36 +78,35 @@ class Seeding:
         Raises:
             StoreError: Redis did not accept it. The call may be repeated.
         """
-        configured = {canonical_url(endpoint.url): endpoint for endpoint in settings.replicas}
-        registered = await self._reader.records(list(configured))
+        breath = Breath()
+        configured: dict[str, ReplicaEndpoint] = {}
+        for endpoint in settings.replicas:
+            configured[canonical_url(endpoint.url)] = endpoint
+            await breath.pause()
+        if registered is None:
+            registered = await self._reader.records(list(configured))
         removed = {
             one.key: one for one in await self._reader.tombstones([key for key in configured if key not in registered])
         }
-        notices = []
+        differences: dict[str, list[str]] = {}
         for key, endpoint in configured.items():
             known = registered.get(key)
-            differences = _differences(known.endpoint, endpoint) if known else []
-            if known is None or differences:
-                try:
-                    events = await self._store.register(
-                        key, endpoint, mode=Source.SEED, request=new_token(), by="config"
-                    )
-                    if events:
-                        removed.pop(key, None)  # an announced replica was here, which has left
-                except ReplicaClaimed as error:
-                    notices.append(f"replica {key} is not as configured: {error}")
-                    continue
-                except KeyConflict as error:
-                    if str(self._keys.replica(key)) not in str(error):
-                        raise
-                    notices.append(f"replica {key} cannot be registered: {error}")
-                except ConfigError as error:
-                    notices.append(f"{error}; until then it is not registered as this config says")
-                    continue
-            if key in removed:
-                notices.append(_removed_text(removed[key]))
-            elif known is not None and differences:
-                notices.append(_differing_text(known, endpoint, differences))
+            if known is None:
+                differences[key] = []
+            elif not _is_as_configured(known.endpoint, endpoint):
+                differences[key] = _differences(known.endpoint, endpoint)
+            await breath.pause()
+        changes = {key: configured[key] for key in differences}
+        notices = []
+        async with contextlib.aclosing(self._store.register_all(changes, mode=Source.SEED, by="config")) as answers:
+            async for one in answers:
+                key, error = one.key, one.error
+                if error is not None:
+                    notices.append(_refused_text(key, error))
+                elif one.is_tombstone and key in removed:
+                    notices.append(_removed_text(removed[key]))
+                elif key in registered:
+                    notices.append(_differing_text(registered[key], configured[key], differences[key]))
         return notices
 
 
@@ -121,12 +127,29 @@ def departed(before: RouterConfig, after: RouterConfig) -> list[str]:
     ]
 
 
+def _is_as_configured(known: ReplicaEndpoint, configured: ReplicaEndpoint) -> bool:
+    return known == _wanted(known, configured)
+
+
+def _wanted(known: ReplicaEndpoint, configured: ReplicaEndpoint) -> ReplicaEndpoint:
+    """Return the configured spec. Where it leaves the order open, the order stays."""
+    return dataclasses.replace(configured, order=known.order) if configured.order is None else configured
+
+
 def _differences(known: ReplicaEndpoint, configured: ReplicaEndpoint) -> list[str]:
     """Return the attributes that differ, with both values."""
-    wanted = dataclasses.replace(configured, order=known.order if configured.order is None else configured.order)
+    wanted = _wanted(known, configured)
     names = [field.name for field in dataclasses.fields(ReplicaEndpoint)]
     pairs = ((name, getattr(known, name), getattr(wanted, name)) for name in names)
     return [f"{name} {old!r} is registered, {new!r} configured" for name, old, new in pairs if old != new]
+
+
+def _refused_text(key: str, error: Exception) -> str:
+    if isinstance(error, ReplicaClaimed):
+        return f"replica {key} is not as configured: {error}"
+    if isinstance(error, KeyConflict):
+        return f"replica {key} cannot be registered: {error}"
+    return f"{error}; until then it is not registered as this config says"
 
 
 def _removed_text(removed: Tombstone) -> str:

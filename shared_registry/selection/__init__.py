@@ -5,7 +5,7 @@ The policies do most of their work when the mirror changes, so that a selection 
 
 from shared_registry.selection import hash_ring, least_loaded, priority, round_robin  # noqa: F401  each import registers a policy
 from shared_registry.selection.members import Members, Picker
-from shared_registry.selection.panic import Panic, find_panic
+from shared_registry.selection.panic import Panic
 from shared_registry.selection.policies import Policy, PolicyContext, find_policy, policy_names, register_policy
 from shared_registry.selection.selector import Selection
 
@@ -16,7 +16,6 @@ __all__ = [
     "Policy",
     "PolicyContext",
     "Selection",
-    "find_panic",
     "find_policy",
     "policy_names",
     "register_policy",

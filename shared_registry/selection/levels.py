@@ -12,6 +12,8 @@ from shared_registry.model import Replica
 
 LEVELS = 4
 """Primaries, others, primaries in a cooldown, and others in a cooldown."""
+NOTED_PER_CHANGE = 8
+"""How many shares are recorded in the time of one change of a weight."""
 Position = tuple[int, str]
 
 
@@ -98,21 +100,28 @@ class SelectionLevel(Ordered):
         """Return the weight of each replica, now or after its ramp, in the order of `replicas`."""
         return [self._weights[replica][full] for replica in self.replicas]
 
-    def place(self, replica: Replica, weight: float) -> None:
-        """Add a replica that does not ramp up, or change its weight or position."""
-        if self._weights.get(replica) == (weight, weight) and self._positions[replica] == position_of(replica):
-            return
-        self.drop(replica)
-        self.put(replica)
-        self._weights[replica] = weight, weight
+    def place(self, replica: Replica, weight: float, full: float) -> None:
+        """Add a replica, or change its weight, its weight after its ramp, or its position."""
+        before = self._weights.get(replica)
+        if before is not None and self._positions[replica] == position_of(replica):
+            if before == (weight, full):
+                return
+            self._leave_class(replica, *before)
+        else:
+            self.drop(replica)
+            self.put(replica)
+        self._weights[replica] = weight, full
         insort(self.classes.setdefault(weight, []), replica, key=self._positions.__getitem__)
-        self.full_weights[weight] = self.full_weights.get(weight, 0) + 1
+        self.full_weights[full] = self.full_weights.get(full, 0) + 1
 
     def drop(self, replica: Replica) -> None:
         """Remove a replica, if it is there."""
-        if replica not in self._weights:
-            return
-        weight, full = self._weights.pop(replica)
+        before = self._weights.pop(replica, None)
+        if before is not None:
+            self._leave_class(replica, *before)
+            super().drop(replica)
+
+    def _leave_class(self, replica: Replica, weight: float, full: float) -> None:
         members = self.classes[weight]
         drop_from(members, replica, self._positions.__getitem__)
         if not members:
@@ -120,21 +129,32 @@ class SelectionLevel(Ordered):
         self.full_weights[full] -= 1
         if not self.full_weights[full]:
             del self.full_weights[full]
-        super().drop(replica)
 
 
 class Levels:
     """All levels of one view.
 
+    A replica that ramps up has a share of its weight. If all replicas of a level ramp up, their weights are divided by
+    the largest share, so that the result is as without ramps. While a large level is divided anew, some of its replicas
+    keep their former weights until `settle` has come to them.
+
     Attributes:
         levels: The replicas of each level.
         changed: The replicas of each level that came, left or changed since `take_changes`; `None` if all may have.
+        is_spread: Whether primaries and others are one level.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, is_spread: bool = False) -> None:
         self.levels = [SelectionLevel() for _ in range(LEVELS)]
         self.changed: list[set[Replica] | None] = [None] * LEVELS
+        self.is_spread = is_spread
         self._at: dict[Replica, int] = {}
+        self._shares: Mapping[str, float] = {}
+        self._ramping: list[dict[Replica, float]] = [{} for _ in range(LEVELS)]
+        self._counts: list[dict[float, int]] = [{} for _ in range(LEVELS)]
+        self._most = [1.0] * LEVELS
+        self._unnoted: dict[Replica, None] = {}
+        self._unsettled: dict[Replica, None] = {}
 
     def __len__(self) -> int:
         return len(self._at)
@@ -148,38 +168,39 @@ class Levels:
         """The first replica of the first level that has any."""
         return next((level.replicas[0] for level in self.levels if level.replicas), None)
 
-    def fill(
-        self,
-        replicas: Iterable[Replica],
-        cooling: Collection[str] = (),
-        shares: Mapping[str, float] | None = None,
-        *,
-        is_spread: bool = False,
-    ) -> None:
+    def fill(self, replicas: Iterable[Replica], cooling: Collection[str] = ()) -> None:
         """Have exactly these replicas, which are given in order.
 
         Args:
             replicas: The replicas.
             cooling: Canonical urls of replicas in a cooldown.
-            shares: The part of its weight that a replica has now, by canonical url, for replicas that ramp up.
-            is_spread: Whether primaries and others are one level.
         """
         lists: list[list[Replica]] = [[] for _ in range(LEVELS)]
         for replica in replicas:
-            lists[_level_of(replica, cooling, is_spread=is_spread)].append(replica)
-        for level, members in zip(self.levels, lists, strict=True):
-            full = [replica.record.endpoint.weight for replica in members]
-            level.fill(members, _shared(members, full, shares) if shares else full, full)
+            lists[self._level_of(replica, cooling)].append(replica)
         self._at = {replica: number for number, members in enumerate(lists) for replica in members}
         self.changed = [None] * LEVELS
+        self._unnoted, self._unsettled = {}, {}
+        for number, members in enumerate(lists):
+            self._ramping[number], self._counts[number] = {}, {}
+            if self._shares:
+                for replica in members:
+                    self._note_share(replica, number)
+            self._most[number] = self._most_now(number, len(members))
+            full = [replica.record.endpoint.weight for replica in members]
+            is_ramping = self._ramping[number]
+            weights = [self._weight_of(replica, number) for replica in members] if is_ramping else full
+            self.levels[number].fill(members, weights, full)
 
     def place(self, replica: Replica, cooling: Collection[str] = ()) -> None:
-        """Add a replica that does not ramp up, or take over what has changed of it."""
-        number = _level_of(replica, cooling, is_spread=False)
+        """Add a replica, or take over what has changed of it."""
+        number = self._level_of(replica, cooling)
         if self._at.get(replica, number) != number:
             self.drop(replica)
         self._at[replica] = number
-        self.levels[number].place(replica, replica.record.endpoint.weight)
+        if self._shares or self._ramping[number]:
+            self._note_share(replica, number)
+        self._weigh(replica, number)
         self._note(number, replica)
 
     def drop(self, replica: Replica) -> None:
@@ -187,12 +208,90 @@ class Levels:
         number = self._at.pop(replica, None)
         if number is not None:
             self.levels[number].drop(replica)
+            self._forget_share(replica, number)
             self._note(number, replica)
+
+    def ramp(self, shares: Mapping[str, float], replicas: Iterable[Replica]) -> None:
+        """Give replicas a part of their weights. `settle` does the rest.
+
+        Args:
+            shares: The part of its weight that a replica has now, by canonical url, for replicas that ramp up.
+            replicas: Those whose part has changed.
+        """
+        self._shares = shares
+        self._unnoted.update(dict.fromkeys(replicas))
+
+    def settle(self, most: int) -> bool:
+        """Give replicas the weights that they should have by now, but do not change more than `most` of them.
+
+        Return whether all have them.
+        """
+        left = NOTED_PER_CHANGE * most
+        while self._unnoted and left > 0:
+            left -= 1
+            replica, _ = self._unnoted.popitem()
+            if replica in self._at:
+                self._note_share(replica, self._at[replica])
+                self._unsettled[replica] = None
+        if self._unnoted:
+            return False
+        self._divide()
+        while self._unsettled and most > 0:
+            most -= 1
+            replica, _ = self._unsettled.popitem()
+            number = self._at.get(replica)
+            if number is not None:
+                if self.levels[number].weight_of(replica) != self._weight_of(replica, number):
+                    self._weigh(replica, number)
+                    self._note(number, replica)
+        return not self._unsettled
+
+    def _divide(self) -> None:
+        """Find by what the weights of each level are divided. If that has changed, all of its weights are to change."""
+        for number, level in enumerate(self.levels):
+            most = self._most_now(number, len(level.replicas))
+            if most != self._most[number]:
+                self._most[number] = most
+                self._unsettled.update(dict.fromkeys(level.replicas))
 
     def take_changes(self) -> list[set[Replica] | None]:
         """Return the changes of each level, and begin to collect anew."""
         changed, self.changed = self.changed, [set() for _ in range(LEVELS)]
         return changed
+
+    def _level_of(self, replica: Replica, cooling: Collection[str]) -> int:
+        level = 0 if self.is_spread or replica.record.endpoint.primary else 1
+        return level + 2 if cooling and replica.record.key in cooling else level
+
+    def _weigh(self, replica: Replica, number: int) -> None:
+        full = replica.record.endpoint.weight
+        self.levels[number].place(replica, self._weight_of(replica, number) if self._ramping[number] else full, full)
+
+    def _weight_of(self, replica: Replica, number: int) -> float:
+        return replica.record.endpoint.weight * self._ramping[number].get(replica, 1.0) / self._most[number]
+
+    def _note_share(self, replica: Replica, number: int) -> None:
+        """Record the share of a member of a level."""
+        share, ramping, counts = self._shares.get(replica.record.key, 1.0), self._ramping[number], self._counts[number]
+        before = ramping.get(replica, 1.0)
+        if before != share:
+            if before != 1.0:
+                self._forget_share(replica, number)
+            if share != 1.0:
+                ramping[replica] = share
+                counts[share] = counts.get(share, 0) + 1
+
+    def _forget_share(self, replica: Replica, number: int) -> None:
+        share = self._ramping[number].pop(replica, None)
+        if share is not None:
+            counts = self._counts[number]
+            counts[share] -= 1
+            if not counts[share]:
+                del counts[share]
+
+    def _most_now(self, number: int, members: int) -> float:
+        """Return the largest share in a level with so many members."""
+        return max(self._counts[number]) if members and len(self._ramping[number]) == members else 1.0
 
     def _note(self, number: int, replica: Replica) -> None:
         changed = self.changed[number]
@@ -203,15 +302,3 @@ class Levels:
 def drop_from(replicas: list[Replica], replica: Replica, position: Callable[[Replica], Position]) -> None:
     """Remove a replica from a list that is in the order of these positions."""
     del replicas[bisect_left(replicas, position(replica), key=position)]
-
-
-def _level_of(replica: Replica, cooling: Collection[str], *, is_spread: bool) -> int:
-    level = 0 if is_spread or replica.record.endpoint.primary else 1
-    return level + 2 if replica.record.key in cooling else level
-
-
-def _shared(replicas: Sequence[Replica], weights: Sequence[float], shares: Mapping[str, float]) -> list[float]:
-    """Return the present weights. If all of the replicas ramp up together, the result is as without ramps."""
-    parts = [shares.get(replica.record.key, 1.0) for replica in replicas]
-    most = max(parts, default=1.0)
-    return [weight * part / most for weight, part in zip(weights, parts, strict=True)]

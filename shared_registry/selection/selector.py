@@ -46,16 +46,18 @@ class Selection:
         self._changed: dict[tuple[str, int], set[Replica] | None] = {}
         self._levels: Sequence[SelectionLevel] = Levels().levels
         self._is_spread = False
+        self._is_withheld = False
 
-    def prepare(self, levels: Levels, *, is_spread: bool = False) -> None:
+    def prepare(self, levels: Levels, *, is_spread: bool = False, is_withheld: bool = False) -> None:
         """Choose among these replicas from now on.
 
         Args:
             levels: All selectable replicas. Their changes since the last call are taken over, and taken off.
             is_spread: Whether to spread sessions also if the policy is `priority`.
+            is_withheld: Whether to choose none of them. The policies stay prepared.
         """
         is_same, self._levels = levels.levels is self._levels, levels.levels
-        self._is_spread = is_spread
+        self._is_spread, self._is_withheld = is_spread, is_withheld
         changed = levels.take_changes()
         for at in self._pickers:
             self._note(at, changed[at[1]] if is_same else None)
@@ -65,6 +67,8 @@ class Selection:
         for policy in needed:
             self._picker(policy, level)
         self.choose = None if own_policy == "priority" else self._picker(own_policy, level).choose
+        if is_withheld and self.choose is not None:
+            self.choose = _choose_none
 
     def _note(self, at: tuple[str, int], changed: set[Replica] | None) -> None:
         """Note the changes of a picker's level that the picker has to take over before its next choice."""
@@ -88,6 +92,8 @@ class Selection:
         self._policy_named(named)
         if named != "priority":
             self._used.add(named)
+        if self._is_withheld:
+            return None
         for number, level in enumerate(self._levels):
             if level.replicas:
                 picker = self._picker(named, number)
@@ -137,3 +143,7 @@ class Selection:
 
     def _first_level(self) -> int:
         return next((number for number, level in enumerate(self._levels) if level.replicas), 0)
+
+
+def _choose_none(_: str | None) -> None:
+    """Choose none, because the view is withheld."""

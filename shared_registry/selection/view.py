@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import collections
 import difflib
+import math
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import replace
 from weakref import WeakValueDictionary
 
-from shared_registry.errors import UnknownReplica
+from shared_registry.aio.breath import Breath
+from shared_registry.errors import UnknownReplica, UsageError
 from shared_registry.model import (
     ORIGIN,
     AdminState,
@@ -24,13 +26,19 @@ from shared_registry.model import (
     ReplicaRecord,
     is_later,
 )
-from shared_registry.selection import Panic, Selection, find_panic
-from shared_registry.selection.levels import Levels, Ordered
+from shared_registry.selection import Panic, Selection
+from shared_registry.selection.levels import Levels, Ordered, position_of
+from shared_registry.selection.panic import ANSWERED_SECONDS, Spares
+from shared_registry.selection.targets import FormerNames, each_of
 from shared_registry.urls import canonical_url
 
 _NOT_REMOVED = Removal(ORIGIN)
 MOST_TOUCHED = 4
 """If more than one in so many replicas is touched at once, all are put in order anew."""
+AT_ONCE = 100
+"""How many replicas are moved in one go where the event loop is to run in between."""
+MOST_PIECES = 50
+"""In how many pieces all replicas are taken over. Each piece is built into a hash ring at the cost of a copy of the ring."""
 DEPARTED_AT_MOST = 1000
 """How many removals of announced replicas that left by themselves are remembered."""
 
@@ -70,19 +78,23 @@ class View:
         self.ramping: Collection[str] = ()
         self._shares: Mapping[str, float] = {}
         self._panic_percent = panic_percent
-        self._spreads_in_panic = spreads_in_panic
         self._now = now
         self.first: Replica | None = None
         self.removed: dict[str, Removal] = {}
         self._departed: collections.deque[str] = collections.deque()
+        self._former_names = FormerNames()
         self._replicas: dict[str, Replica] = {}
         self._everyone = Ordered()
         self._levels = Levels()
+        self._spares = Spares()
+        self._spread = Levels(is_spread=True) if spreads_in_panic and panic_percent > 0 else None
+        self._spread_since = -math.inf
         self._touched: dict[Replica, None] = {}
         self._is_rebuilt = True
         self._preference: tuple[Replica, ...] | None = ()
         self._handles: WeakValueDictionary[str, Replica] = WeakValueDictionary()
         self._is_withheld = False
+        self._is_settled = True
         self._ended: Mapping[str, float] = {}
         self.cooling: frozenset[str] = frozenset()
 
@@ -94,7 +106,7 @@ class View:
     def preference(self) -> tuple[Replica, ...]:
         """All selectable replicas, best first; empty while the view is withheld."""
         if self._preference is None:
-            self._preference = tuple(self._levels)
+            self._preference = () if self._is_withheld else tuple(self._levels)
         return self._preference
 
     def key_of(self, target: Replica | str) -> str:
@@ -104,9 +116,12 @@ class View:
             ConfigError: The url is not valid.
             UnknownReplica: No replica has that name, or several replicas have it. The message suggests the nearest
                 name.
+            UsageError: It is none of these.
         """
         if isinstance(target, Replica):
             return target.key
+        if not isinstance(target, str):
+            raise UsageError(f"a replica is given by its handle, url or name, got {target!r}")
         if "://" in target:
             return canonical_url(target)
         named = [replica.key for replica in self._everyone.replicas if replica.name == target]
@@ -122,15 +137,20 @@ class View:
         Raises:
             ConfigError: As `key_of`.
             UnknownReplica: As `key_of`; or no replica has one of the urls.
+            UsageError: As `key_of`; or this is one text in place of several replicas.
         """
         keys: set[str] = set()
-        for target in targets:
-            key = self.key_of(target)
-            is_known = key in self._replicas or key in self.removed or key in self._handles
+        for target in each_of(targets):
+            former = self._former_names.key_of(target)
+            key = former if former and not self._has_name(target) else self.key_of(target)
+            is_known = key == former or key in self._replicas or key in self.removed or key in self._handles
             if isinstance(target, str) and not is_known:
                 raise UnknownReplica(f"no replica has the url {key}{self._nearest_to(key)}")
             keys.add(key)
         return keys
+
+    def _has_name(self, name: Replica | str) -> bool:
+        return any(replica.name == name for replica in self._everyone.replicas)
 
     def _nearest_to(self, text: str) -> str:
         texts = [text for replica in self._everyone.replicas for text in (replica.key, replica.name) if text]
@@ -167,12 +187,34 @@ class View:
     def replace_all(self, records: Mapping[str, ReplicaRecord], removed: Mapping[str, Removal] | None = None) -> None:
         """Show exactly these records, after all state was read anew."""
         self.removed = dict(removed or {})
-        self._is_rebuilt = True
         for key in self._replicas.keys() - records.keys():
             self._drop(key)
         for key, record in records.items():
-            self._show(key, record)
+            replica = self._replicas.get(key)
+            if replica is None:
+                self._show(key, record)
+            elif replica.record is not record:
+                self._set(replica, record)
         self._prepare()
+
+    async def load(self, records: Mapping[str, ReplicaRecord], removed: Mapping[str, Removal]) -> None:
+        """Do as `replace_all`, and let the event loop run in between.
+
+        Until the end the view shows a part of the replicas as they were read and a part as they were before.
+        """
+        breath, present = Breath(), self._replicas
+        at_once = max(AT_ONCE, len(records) // MOST_PIECES)
+        for key, record in records.items():
+            replica = present.get(key)
+            if replica is not None:
+                if not is_later(replica.record.revision, record.revision):
+                    self._set(replica, record)
+            elif is_later(record.revision, self.removed.get(key, _NOT_REMOVED).revision):
+                self._show(key, record)
+            if len(self._touched) >= at_once or breath.is_over:
+                self._prepare()
+                await breath.pause()
+        self.replace_all(records, removed)
 
     def read(self, records: Iterable[ReplicaRecord]) -> None:
         """Take over records that were read. Older revisions and unknown replicas are ignored."""
@@ -206,7 +248,7 @@ class View:
     @property
     def is_spread(self) -> bool:
         """Whether selections are spread over all active replicas that answered lately, because of a panic."""
-        return self.panic is not None and self._spreads_in_panic
+        return self.panic is not None and self._spread is not None
 
     @property
     def ejected(self) -> dict[str, float]:
@@ -233,7 +275,7 @@ class View:
     def withhold(self, is_withheld: bool) -> None:  # noqa: FBT001  the state to set
         """Stop offering replicas for selection, or offer them again."""
         self._is_withheld = is_withheld
-        self._is_rebuilt = True
+        self._preference = None
         self._prepare()
 
     def cool(self, keys: Iterable[str]) -> None:
@@ -252,13 +294,28 @@ class View:
             ramping: See the attribute.
         """
         self.ramping = ramping
-        if shares or self._shares:
-            self._shares = shares
-            self._is_rebuilt = True
-            self._prepare()
+        if shares == self._shares:
+            return
+        before, self._shares = self._shares, shares
+        keys = [key for key, share in shares.items() if before.get(key) != share]
+        keys += [key for key in before if key not in shares]
+        replicas = [replica for key in keys if (replica := self._replicas.get(key))]
+        for levels in self._all_levels():
+            levels.ramp(shares, replicas)
+        self._prepare()
+
+    def settle(self) -> bool:
+        """Give some more replicas the weights that they should have by now. Return whether all have them.
+
+        After `ramp` in a large view some replicas have their former weights until this has been called often enough.
+        """
+        self._prepare()
+        return self._is_settled
 
     def _show(self, key: str, record: ReplicaRecord) -> None:
         replica = self.handle(record)
+        if replica.name != record.endpoint.name:
+            self._former_names.note(replica)
         replica.record = self._without_ended(record)
         self._replicas[key] = replica
         self._touched[replica] = None
@@ -267,6 +324,7 @@ class View:
     def _drop(self, key: str) -> None:
         replica = self._replicas.pop(key)
         self.selection.loads.forget(replica)
+        self._former_names.note(replica)
         self._touched[replica] = None
         replica.record = replace(replica.record, admin=AdminState.REMOVED)
 
@@ -290,38 +348,55 @@ class View:
                     del self.removed[oldest]
 
     def _set(self, replica: Replica, record: ReplicaRecord) -> None:
+        if record.endpoint.name != replica.name:
+            self._former_names.note(replica)
         former, replica.record = replica.record, self._without_ended(record)
         present = replica.record
         if former.is_selectable is not present.is_selectable or former.endpoint != present.endpoint:
             self._touched[replica] = None
+        elif not present.is_selectable and self._panic_percent > 0:
+            self._put_spare(replica)
 
     def _without_ended(self, record: ReplicaRecord) -> ReplicaRecord:
         if record.ejected_until is None or self._ended.get(record.key) != record.ejected_until:
             return record
         return replace(record, ejected_until=None)
 
+    def _all_levels(self) -> tuple[Levels, ...]:
+        return (self._levels,) if self._spread is None else (self._levels, self._spread)
+
     def _prepare(self) -> None:
         """Take over what was touched, and prepare the policies for it."""
-        is_rebuilt = self._is_rebuilt or bool(self._shares) or len(self._touched) * MOST_TOUCHED > len(self._replicas)
+        is_rebuilt = self._is_rebuilt or len(self._touched) * MOST_TOUCHED > len(self._replicas)
         if is_rebuilt:
-            self._everyone.replace(self._replicas.values())
-            able = [one for one in self._everyone.replicas if one.record.is_selectable]
-            self._levels.fill(() if self._is_withheld else able, self.cooling, self._shares)
+            self._rebuild()
         else:
             for replica in self._touched:
                 self._place(replica)
         if self._touched or is_rebuilt:
             self._preference = None
         self._touched, self._is_rebuilt = {}, False
-        self.first = self._levels.first
-        self.panic = self._find_panic(len(self._levels))
-        if self.panic is not None and self._spreads_in_panic:
-            levels = Levels()
-            levels.fill(self.panic.replicas, self.cooling, self._shares, is_spread=True)
-            self.selection.prepare(levels, is_spread=True)
+        self._is_settled = all([levels.settle(AT_ONCE) for levels in self._all_levels()])
+        self.first = None if self._is_withheld else self._levels.first
+        self.panic = self._find_panic()
+        if self.panic is not None and self._spread is not None:
+            self.selection.prepare(self._spread, is_spread=True, is_withheld=self._is_withheld)
         else:
-            self.selection.prepare(self._levels)
+            self.selection.prepare(self._levels, is_withheld=self._is_withheld)
         self.choose = self.selection.choose
+
+    def _rebuild(self) -> None:
+        """Put all replicas in order anew."""
+        self._everyone.replace(self._replicas.values())
+        replicas = self._everyone.replicas
+        able = [one for one in replicas if one.record.is_selectable]
+        self._levels.fill(able, self.cooling)
+        if self._panic_percent > 0:
+            self._spares.fill(one for one in replicas if not one.record.is_selectable)
+        if self._spread is not None:
+            self._spread_since = self._now() - ANSWERED_SECONDS
+            spares = self._spares.answered_between(self._spread_since, math.inf)
+            self._spread.fill(sorted([*able, *spares], key=position_of), self.cooling)
 
     def _place(self, replica: Replica) -> None:
         """Move one replica to where it belongs now."""
@@ -330,14 +405,40 @@ class View:
             self._everyone.put(replica)
         else:
             self._everyone.drop(replica)
-        if is_shown and replica.record.is_selectable and not self._is_withheld:
+        is_able = is_shown and replica.record.is_selectable
+        if is_able:
             self._levels.place(replica, self.cooling)
         else:
             self._levels.drop(replica)
+        if self._panic_percent <= 0:
+            return
+        if is_shown and not is_able:
+            self._put_spare(replica)
+            return
+        self._spares.drop(replica)
+        if self._spread is not None:
+            if is_able:
+                self._spread.place(replica, self.cooling)
+            else:
+                self._spread.drop(replica)
 
-    def _find_panic(self, healthy: int) -> Panic | None:
-        # In the usual case so many of all replicas are healthy that the others need not be looked at.
-        everyone = self._everyone.replicas
-        if self._is_withheld or healthy * 100 >= self._panic_percent * len(everyone):
+    def _put_spare(self, replica: Replica) -> None:
+        """Take over a replica of the view that is not selectable."""
+        answered_at = self._spares.put(replica)
+        if self._spread is not None:
+            if answered_at is not None and answered_at >= self._spread_since:
+                self._spread.place(replica, self.cooling)
+            else:
+                self._spread.drop(replica)
+
+    def _find_panic(self) -> Panic | None:
+        if self._is_withheld:
             return None
-        return find_panic(everyone, self._panic_percent, now=self._now())
+        panic = self._spares.find_panic(len(self._levels), self._panic_percent, now=self._now)
+        if panic is not None and self._spread is not None:
+            before, self._spread_since = self._spread_since, panic.since
+            for replica in self._spares.answered_between(before, panic.since):
+                self._spread.drop(replica)
+            for replica in self._spares.answered_between(panic.since, before):
+                self._spread.place(replica, self.cooling)
+        return panic

@@ -73,6 +73,11 @@ class Channel:
         """The commands; read when the first is called, which a reader may never do."""
         return scripts()
 
+    @property
+    def keeps_order(self) -> bool:
+        """Whether calls are executed in the order in which they were made, because one connection brings them all."""
+        return self._multiplexed is not None
+
     def bounded(self, *, patience_seconds: float | None = None) -> bounded:
         """Return a `bounded` context for calls to the client in this channel's lane."""
         return bounded(

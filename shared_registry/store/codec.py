@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, TypeVar
 
 from shared_registry.errors import KeyConflict
@@ -46,32 +47,56 @@ def parse_record(key: str, fields: Mapping[str, str], revision: str | None = Non
     Raises:
         KeyConflict: A field is missing or malformed.
     """
-    read = _Fields(f"replica {key}", fields if revision is None else {**fields, "revision": revision})
-    doubt = _values(read, Doubt)
-    rest = _values(read, ReplicaRecord)
+    texts = fields if revision is None else {**fields, "revision": revision}
+    try:
+        endpoint, health, doubt, rest = _parts(texts)
+    except (KeyError, ValueError):
+        # The slower way finds and names the wrong field. It is only used after an error, because thousands of replicas
+        # may be read at once.
+        read = _Fields(f"replica {key}", texts)
+        endpoint, health, doubt, rest = (
+            {one.attribute: read(one.name, one.form.read) for one in fields if one.is_required or one.name in texts}
+            for fields in HELD_BY.values()
+        )
     if rest.get("admin_by_at") != rest.get("admin_since"):
         # A program of an earlier version set another state since, and wrote no author.
         rest.pop("admin_by", None)
         rest.pop("admin_by_at", None)
+    if endpoint["url"] == key:
+        endpoint["url"] = key  # the same text once in memory
     return ReplicaRecord(
         key=key,
-        endpoint=ReplicaEndpoint(**_values(read, ReplicaEndpoint)),
-        health=ReplicaHealth(**_values(read, ReplicaHealth)),
+        endpoint=ReplicaEndpoint(**endpoint),
+        health=ReplicaHealth(**health),
         doubt=Doubt(**doubt) if doubt else NO_DOUBT,
         **rest,
     )
 
 
-def _values(read: _Fields, holder: type) -> dict[str, Any]:
-    """Return the attributes of one part of a record. Missing optional fields are left to the model's defaults."""
-    texts = read.texts
-    there = [field for field in HELD_BY[holder] if field.is_required or field.name in texts]
-    try:
-        return {field.attribute: field.form.read(texts[field.name]) for field in there}
-    except (KeyError, ValueError):
-        # The slower way finds and names the wrong field. It is only used after an error, because thousands of replicas
-        # may be read at once.
-        return {field.attribute: read(field.name, field.form.read) for field in there}
+_PLACES = {
+    field.name: (part, field.attribute, None if field.form.read is str else field.form.read)
+    for part, fields in enumerate(HELD_BY.values())
+    for field in fields
+}
+"""For each field the number of the part of a record that has it, the attribute, and what reads it, unless it is text."""
+_REQUIRED = frozenset(field.name for fields in HELD_BY.values() for field in fields if field.is_required)
+
+
+def _parts(texts: Mapping[str, str]) -> tuple[dict[str, Any], ...]:
+    """Return the attributes of each part of a record. Missing optional fields are left to the model's defaults.
+
+    Raises:
+        KeyError: A field is missing.
+        ValueError: A field is malformed.
+    """
+    parts: tuple[dict[str, Any], ...] = ({}, {}, {}, {})
+    for name, text in texts.items():
+        if place := _PLACES.get(name):
+            part, attribute, read = place
+            parts[part][attribute] = text if read is None else read(text)
+    if not texts.keys() >= _REQUIRED:
+        raise KeyError
+    return parts
 
 
 def parse_event(event_id: str, fields: Mapping[str, str]) -> Event:
@@ -80,31 +105,46 @@ def parse_event(event_id: str, fields: Mapping[str, str]) -> Event:
     Raises:
         KeyConflict: A field of the event itself is missing or malformed.
     """
-    read = _Fields(f"event {event_id}", fields)
-    replica = read.optional("replica", str)
-    record = None
+    texts = fields.get
+    replica, record = texts("replica"), None
     if replica:
         with contextlib.suppress(KeyConflict):
             record = parse_record(replica, fields, event_id)
-    return Event(
-        id=event_id,
-        kind=read("kind", _event_kind),
-        at=read("at_ms", int) / 1000,
-        previous=read("prev", str),
-        router=read("router", str),
-        epoch=read("epoch", int),
-        by=read.optional("by", str) or "",
-        reason=read.optional("reason", str) or "",
-        record=record,
-        unreadable=replica if replica and record is None else "",
+    try:
+        event = Event(
+            event_id,
+            _event_kind(fields["kind"]),
+            int(fields["at_ms"]) / 1000,
+            fields["prev"],
+            fields["router"],
+            int(fields["epoch"]),
+            by=texts("by", ""),
+            reason=texts("reason", ""),
+            record=record,
+            unreadable=replica if replica and record is None else "",
+            history_id=texts("history_id", ""),
+            reported=texts("reported", ""),
+            mark=texts("mark", ""),
+            previous_mark=texts("prev_mark", ""),
+        )
+    except (KeyError, ValueError):
+        read = _Fields(f"event {event_id}", fields)
+        for name, parse in (("kind", str), ("at_ms", int), ("prev", str), ("router", str), ("epoch", int)):
+            read(name, parse)
+        raise
+    if _RARE.isdisjoint(fields):
+        return event
+    read = _Fields(f"event {event_id}", fields)
+    return replace(
+        event,
         sit_out_seconds=read.optional_seconds("sit_out_ms"),
-        history_id=read.optional("history_id", str) or "",
-        reported=read.optional("reported", str) or "",
         questions=read.optional("questions", _parse_questions) or (),
         plan=_event_plan(read),
-        mark=read.optional("mark", str) or "",
-        previous_mark=read.optional("prev_mark", str) or "",
     )
+
+
+_RARE = frozenset(("sit_out_ms", "questions", "shares"))
+"""Fields that few events have."""
 
 
 def _parse_questions(text: str) -> tuple[Question, ...]:
@@ -151,10 +191,10 @@ def parse_probers(members: Iterable[str]) -> list[ProberInfo]:
 
 def _event_kind(text: str) -> EventKind:
     """Parse an event's kind. Routers of later versions may write kinds that this version does not know."""
-    return EventKind(text) if text in _EVENT_KINDS else EventKind.OTHER
+    return _EVENT_KINDS.get(text, EventKind.OTHER)
 
 
-_EVENT_KINDS = {kind.value for kind in EventKind}
+_EVENT_KINDS = {kind.value: kind for kind in EventKind}
 
 
 def restored_entry(kind: str, record: ReplicaRecord) -> list[str]:

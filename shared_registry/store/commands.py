@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Protocol
 
-from shared_registry.errors import ConfigError, StoreError
+from shared_registry.errors import StoreError
 from shared_registry.model import (
     NO_EJECTION,
     AdminState,
@@ -21,9 +21,7 @@ from shared_registry.model import (
     Event,
     Opinion,
     ProbeResult,
-    ReplicaEndpoint,
     RouterInfo,
-    Source,
     Thresholds,
 )
 from shared_registry.store.announcing import AnnouncementCommands
@@ -41,11 +39,12 @@ from shared_registry.store.answers import (
 from shared_registry.store.channel import Channel
 from shared_registry.store.client import Client, Clients
 from shared_registry.store.codec import milliseconds, parse_events, parse_probers
-from shared_registry.store.discovering import DiscoveryCommands, claimed
+from shared_registry.store.discovering import DiscoveryCommands
 from shared_registry.store.keys import Keys
 from shared_registry.store.lane import Lane
 from shared_registry.store.leading import LeaderCommands
-from shared_registry.store.replica_fields import HEALTH_NAMES, spec_fields
+from shared_registry.store.registering import RegistrationCommands
+from shared_registry.store.replica_fields import HEALTH_NAMES
 from shared_registry.store.replies import (
     Denial,
     Denied,
@@ -82,7 +81,7 @@ class Progress(Protocol):
         """Handle that Redis has replied, so that no slot is granted later. The caller may be cancelled by then."""
 
 
-class Store(LeaderCommands, AnnouncementCommands, DiscoveryCommands):
+class Store(LeaderCommands, RegistrationCommands, AnnouncementCommands, DiscoveryCommands):
     """One router's commands on one namespace of one Redis. Safe for concurrent use within an event loop."""
 
     def __init__(
@@ -123,41 +122,6 @@ class Store(LeaderCommands, AnnouncementCommands, DiscoveryCommands):
         self._recovery = channel(clients.control, min(RECOVERIES_AT_ONCE, share))
         self._acquiring = self._sessions.together("acquire_leases", [router], _grants)
         self._releasing = self._sessions.together("release_leases", [router], _releases)
-
-    async def register(
-        self, key: str, endpoint: ReplicaEndpoint, *, mode: Source, request: str, by: str = ""
-    ) -> list[Event]:
-        """Register a replica or change its spec. Return the event, or an empty list if nothing changed.
-
-        Args:
-            key: The canonical url.
-            endpoint: A validated spec.
-            mode: The source of the spec. A seed does not override what operators have done.
-            request: An id from `new_token`, the same for all repetitions of one request.
-            by: The person or program that requested it.
-
-        Raises:
-            ConfigError: Another registered replica has the name. The message names both urls.
-            ReplicaClaimed: The replica announces itself, or was discovered, so that nothing else changes its spec.
-        """
-        order = "" if endpoint.order is None else str(endpoint.order)
-        spec = [text for pair in spec_fields(endpoint).items() for text in pair]
-        words = [mode.value, request, new_token(), self._router, by, key, order, *spec]
-        take = self._begin_write()
-        reply = await self._sessions.run("register_replica", words)
-        while reply.status == "indexing":  # once, after an earlier version: ends when all replicas were passed over
-            take = self._begin_write()
-            reply = await self._sessions.run("register_replica", words)
-        done = "created", "updated", "unchanged", "tombstone", "overridden"
-        status = expect(reply, *done, "claimed", "name_taken")
-        if status == "claimed":
-            raise claimed(key, *reply.values)
-        if status == "name_taken":
-            raise ConfigError(
-                f"{endpoint.url} cannot be named {endpoint.name!r}: {reply.values[0]} has this name; "
-                "choose another one, or rename or remove that replica first"
-            )
-        return events_of(reply.values, take)
 
     async def deregister(
         self, key: str, incarnation: str, *, by: str = "", reason: str = "", when_drained: bool = False
@@ -305,7 +269,14 @@ class Store(LeaderCommands, AnnouncementCommands, DiscoveryCommands):
             next_expiry_seconds=int(next_ms) / 1000 if next_ms else None,
         )
 
-    async def reap(self, router: str, *, affinity_seconds: float = 0.0, moves: bool = False) -> Departure:
+    async def reap(
+        self,
+        router: str,
+        *,
+        affinity_seconds: float = 0.0,
+        moves: bool = False,
+        on_ended: Callable[[int], object] = lambda _: None,
+    ) -> Departure:
         """Reap an expired router: end its leases, and remove it with its last lease.
 
         One call ends some leases. If the result is `PARTIAL`, call again at once. The result is `REFUSED` if
@@ -315,10 +286,14 @@ class Store(LeaderCommands, AnnouncementCommands, DiscoveryCommands):
             router: The router's key.
             affinity_seconds: How long the affinity of its sessions is kept.
             moves: Whether leases that may move go to this router, instead of ending.
+            on_ended: Called with the number of leases that the call has ended.
         """
         args = [router, self._router, milliseconds(affinity_seconds), flag(moves)]
         reply = await self._control.run("reap_router", args)
-        return _DEPARTURES[expect(reply, "reaped", "partial", "alive", "not_found")]
+        departure = _DEPARTURES[expect(reply, "reaped", "partial", "alive", "not_found")]
+        if departure is not Departure.REFUSED:
+            on_ended(int(reply.values[-1]))
+        return departure
 
     async def leave(self, *, affinity_seconds: float = 0.0, moves: bool = False) -> Departure:
         """End this router's leases, and remove the router with its last lease.
@@ -386,7 +361,7 @@ class Store(LeaderCommands, AnnouncementCommands, DiscoveryCommands):
             together=None if avoided or excluded else _usual(self._acquiring, lease_id),
             repeats=True,
         )
-        status = expect(reply, "granted", "held", "spare", "waiting", *_DENIALS)
+        status = expect(reply, "granted", "returned", "held", "spare", "waiting", *_DENIALS)
         if status == "spare":
             key, revision, sequence = reply.values
             return Grant(key, revision, is_spare=True, sequence=sequence)
@@ -396,7 +371,7 @@ class Store(LeaderCommands, AnnouncementCommands, DiscoveryCommands):
         if status in _DENIALS:
             return Denied(Denial(status), *map(int, reply.values))
         key, revision = reply.values
-        return Grant(key, revision)
+        return Grant(key, revision, has_returned=status == "returned")
 
     async def release(
         self,

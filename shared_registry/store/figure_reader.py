@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 
-from shared_registry.store.reads import Reads, execute
+from shared_registry.store.reads import Reads, execute, load_of
 
 SCORES_AT_ONCE = 1000
 COUNTS_AT_ONCE = 200
@@ -22,6 +22,8 @@ class Figures:
         expired_routers: How many routers have stopped to do so, and were not reaped yet.
         queue_depth: How many sessions wait for a slot, over all routers.
         oldest_wait_seconds: How long the first of them has waited; 0 if none waits.
+        server_time: The server's clock, in seconds since the epoch.
+        asked_at: When it was asked for, and `answered_at` when the answer came, on the caller's clock.
     """
 
     loads: dict[str, int] = field(default_factory=dict)
@@ -29,16 +31,22 @@ class Figures:
     expired_routers: int = 0
     queue_depth: int = 0
     oldest_wait_seconds: float = 0.0
+    server_time: float = 0.0
+    asked_at: float = 0.0
+    answered_at: float = 0.0
 
 
 class FigureReader(Reads):
     """The part of `Reader` for these numbers."""
 
-    async def figures(self, weights: dict[str, float], *, ramping: Collection[str] = ()) -> Figures:
+    async def figures(
+        self, weights: dict[str, float], *, now: Callable[[], float], ramping: Collection[str] = ()
+    ) -> Figures:
         """Return the numbers of a namespace.
 
         Args:
             weights: The weight of each replica, by canonical url.
+            now: The caller's clock.
             ramping: Canonical urls of the replicas whose score in the ready sets is not their load.
         """
         keys = self._keys
@@ -48,11 +56,22 @@ class FigureReader(Reads):
             pipeline.zrange(keys.routers, 0, -1, withscores=True)
             pipeline.zcard(keys.queue)
             pipeline.zrange(keys.queue, 0, 0, withscores=True)
+            asked_at = now()
             (seconds, micros), routers, depth, first = await execute(pipeline)
+            answered_at = now()
         now_ms = int(seconds) * 1000 + int(micros) // 1000
         live = sum(expires_at_ms > now_ms for _, expires_at_ms in routers)
         oldest = max(0.0, now_ms - float(first[0][1])) / 1000 if first else 0.0
-        return Figures(await self._loads(weights, ramping), live, len(routers) - live, int(depth), oldest)
+        return Figures(
+            await self._loads(weights, ramping),
+            live_routers=live,
+            expired_routers=len(routers) - live,
+            queue_depth=int(depth),
+            oldest_wait_seconds=oldest,
+            server_time=int(seconds) + int(micros) / 1e6,
+            asked_at=asked_at,
+            answered_at=answered_at,
+        )
 
     async def _loads(self, weights: dict[str, float], ramping: Collection[str]) -> dict[str, int]:
         loads: dict[str, int] = {}
@@ -61,7 +80,7 @@ class FigureReader(Reads):
             while page := await self._scores(key, at):
                 for url, score in page:
                     if url in weights and url not in ramping:
-                        loads[url] = round(score * weights[url])
+                        loads[url] = load_of(score, weights[url])
                 at += SCORES_AT_ONCE
                 await asyncio.sleep(0)
         missing = [url for url in weights if url not in loads]

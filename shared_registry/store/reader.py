@@ -21,13 +21,12 @@ from shared_registry.store.failover import is_lost
 from shared_registry.store.figure_reader import FigureReader
 from shared_registry.store.keys import Keys
 from shared_registry.store.lease_reader import LeaseReader
-from shared_registry.store.reads import BLOCK_MARGIN_SECONDS, stream_entries
+from shared_registry.store.reads import BLOCK_MARGIN_SECONDS, ENTRIES_AT_ONCE, stream_entries
 from shared_registry.store.schema import expect_schema
 
 RECORDS_AT_ONCE = 100
 URLS_AT_ONCE = 1000
-EVENTS_AT_ONCE = 500
-HEAD_FIELDS = ("schema", "history_id", "revision", "epoch", "mark", "cluster")
+HEAD_FIELDS = ("schema", "history_id", "revision", "epoch", "mark", "cluster", "settling")
 NO_FIELD = "-"
 """A field that `meta` never has, so that deleting it changes nothing."""
 logger = logging.getLogger(__name__)
@@ -47,6 +46,7 @@ class Head:
         epoch: The highest epoch so far.
         mark: The mark of its last event; empty if that has none.
         cluster: The name of the cluster that the namespace belongs to; empty if none was given.
+        is_settling: Whether new sessions get no slot, because what ran before a loss of data comes back.
     """
 
     history_id: str | None
@@ -54,6 +54,7 @@ class Head:
     epoch: int
     mark: str = ""
     cluster: str = ""
+    is_settling: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -231,15 +232,21 @@ class Reader(LeaseReader, FigureReader):
                 await breath.pause()
         return records, damage
 
-    async def snapshot(self) -> Snapshot:
+    async def snapshot(self, since: Snapshot | None = None) -> Snapshot:
         """Return all replicas as of one revision. Changes during the read are applied from the event stream.
+
+        Args:
+            since: An earlier snapshot, from which to go on by the event stream. By default all replicas are read.
 
         Raises:
             Gap: The history changed, or the event stream was trimmed, during the read. Try again at once.
         """
-        before = await self.head()
-        records = await self.records(await self.urls())
-        removed = await self._removals(before.revision)
+        if since is None:
+            before = await self.head()
+            records = await self.records(await self.urls())
+            removed = await self._removals(before.revision)
+        else:
+            before, records, removed = since.head, dict(since.records), dict(since.removed)
         revision, mark = before.revision, before.mark
         while events := await self.events(after=revision):
             for event in events:
@@ -251,7 +258,8 @@ class Reader(LeaseReader, FigureReader):
         after = await self.head()
         if after.history_id != before.history_id:
             raise Gap
-        return Snapshot(Head(after.history_id, revision, after.epoch, mark), records, removed, leader, plan)
+        head = Head(after.history_id, revision, after.epoch, mark, is_settling=after.is_settling)
+        return Snapshot(head, records, removed, leader, plan)
 
     async def _removals(self, revision: str) -> dict[str, Removal]:
         """Return the removals up to that revision."""
@@ -268,18 +276,18 @@ class Reader(LeaseReader, FigureReader):
                 removals[url] = Removal(revision, origin if isinstance(origin, str) else "")
         return removals
 
-    async def events(self, *, after: str, count: int = EVENTS_AT_ONCE) -> list[Event]:
+    async def events(self, *, after: str, count: int = ENTRIES_AT_ONCE) -> list[Event]:
         """Return the events after a revision, oldest first, at most `count`."""
         async with self._channel.bounded():
             entries = await self._commands.xrange(self._keys.events, min=f"({after}", max="+", count=count)
-        return known_events(entries)
+        return await _parsed(entries)
 
     async def last_events(self, count: int) -> list[Event]:
         """Return the latest events, oldest first, at most `count`."""
         entries: list[tuple[str, dict[str, str]]] = []
         last = "+"
         while len(entries) < count:
-            wanted = min(count - len(entries), EVENTS_AT_ONCE)
+            wanted = min(count - len(entries), ENTRIES_AT_ONCE)
             async with self._channel.bounded():
                 page = await self._commands.xrevrange(self._keys.events, max=last, count=wanted)
             entries += page
@@ -297,7 +305,7 @@ class Reader(LeaseReader, FigureReader):
         after = ORIGIN
         while True:
             async with self._channel.bounded():
-                entries = await self._commands.xrange(self._keys.events, min=f"({after}", max="+", count=EVENTS_AT_ONCE)
+                entries = await self._commands.xrange(self._keys.events, min=f"({after}", max="+", count=ENTRIES_AT_ONCE)
             if not entries:
                 return
             for event_id, fields in entries:
@@ -309,7 +317,7 @@ class Reader(LeaseReader, FigureReader):
         deadline = time.monotonic() + seconds
         while True:
             entries = stream_entries(await self._block({self._keys.events: after}, seconds))
-            events = known_events(entries)
+            events = await _parsed(entries)
             seconds = deadline - time.monotonic()
             if events or not entries or seconds <= 0:
                 return events
@@ -324,7 +332,7 @@ class Reader(LeaseReader, FigureReader):
         async with bounded(self._timeout_seconds + BLOCK_MARGIN_SECONDS, failover=self._failover):
             pipeline = self._blocking.pipeline(transaction=False)
             pipeline.hmget(self._keys.meta, *HEAD_FIELDS)
-            pipeline.xrange(self._keys.events, min=f"({after}", max="+", count=EVENTS_AT_ONCE)
+            pipeline.xrange(self._keys.events, min=f"({after}", max="+", count=ENTRIES_AT_ONCE)
             pipeline.hdel(self._keys.meta, NO_FIELD)
             values, entries, deleted = await pipeline.execute(raise_on_error=False)
             for reply in (values, entries):
@@ -332,17 +340,29 @@ class Reader(LeaseReader, FigureReader):
                     raise reply
         if isinstance(deleted, Exception) and is_lost(deleted):
             self._failover.lose(str(deleted))
-        return _head(values), known_events(entries)
+        return _head(values), await _parsed(entries)
+
+
+async def _parsed(entries: Sequence[tuple[str, dict[str, str]]]) -> list[Event]:
+    """Return the events among stream entries. Other tasks run in between."""
+    events: list[Event] = []
+    breath = Breath()
+    for entry in entries:
+        events += known_events((entry,))
+        await breath.pause()
+    return events
 
 
 def _head(values: Sequence[str | None]) -> Head:
-    schema, history_id, revision, epoch, mark, cluster = values
+    schema, history_id, revision, epoch, mark, cluster, settling = values
     expect_schema(schema)
     marked, _, mark = (mark or "").partition(" ")
     try:
-        return Head(history_id, revision or ORIGIN, int(epoch or 0), mark if marked == revision else "", cluster or "")
+        number = int(epoch or 0)
     except ValueError:
         raise KeyConflict(f"meta: field epoch holds {epoch!r}; run `shared-registry check`") from None
+    mark = mark if marked == revision else ""
+    return Head(history_id, revision or ORIGIN, number, mark, cluster or "", is_settling=bool(settling))
 
 
 def _advance(records: dict[str, ReplicaRecord], removed: dict[str, Removal], event: Event) -> None:

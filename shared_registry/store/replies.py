@@ -217,12 +217,14 @@ class Grant:
         is_spare: Whether the replica is not healthy: there is a panic, and no healthy replica had a free slot.
         sequence: The sequence in the queue with which the session would have waited instead; empty if it would not have
             waited, or knows its sequence already.
+        has_returned: Whether the session was or is on the replica before. It is not known of a session that has waited.
     """
 
     key: str
     revision: str
     is_spare: bool = False
     sequence: str = ""
+    has_returned: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -72,6 +72,13 @@ OF_POOL = (
     Family("sr_store_read_failed", "gauge", "1 if the numbers of this page that come from Redis could not be read."),
     Family("sr_panic", "gauge", "1 if so few replicas are healthy that sessions may use others."),
     Family("sr_in_trouble", "gauge", "1 if this router lately could not connect to replicas for reasons of its own."),
+    Family(
+        "sr_local_health",
+        "gauge",
+        "The share of the replicas probed by this router for all that it can judge: 1 is well. Not judged are those"
+        " that its last probe could not try for a reason of its own, and those that only other routers reach."
+        " Absent while it probes none for all.",
+    ),
     Family("sr_routers", "gauge", "Routers, by whether they send heartbeats: live or expired.", ("state",)),
     Family("sr_replicas", "gauge", "Replicas.", ("tier", "status", "admin")),
     Family("sr_slots", "gauge", "Slots of the replicas that can be selected; +Inf if one has no limit.", ("tier",)),
@@ -83,7 +90,12 @@ OF_POOL = (
     Family(
         "sr_cooldown_active", "gauge", "Replicas to which this router sends sessions last, because it failed there."
     ),
-    Family("sr_sessions_active", "gauge", "Requests and sessions under way at this router, also those that wait."),
+    Family(
+        "sr_sessions_active",
+        "gauge",
+        "Requests (http) and WebSocket sessions under way at this router, also those that wait.",
+        ("kind",),
+    ),
     Family(
         "sr_sessions_total",
         "counter",
@@ -102,8 +114,9 @@ OF_POOL = (
     Family(
         "sr_placements_total",
         "counter",
-        "How sessions that need a slot were answered: granted, waited (granted after that), degraded (granted without"
-        " Redis), saturated, no_healthy, unavailable (Redis is away).",
+        "How sessions that need a slot were answered: granted, affinity (granted where a session of its name was),"
+        " waited (granted after that), degraded (granted without Redis), saturated, no_healthy, unavailable (Redis is"
+        " away).",
         ("outcome",),
     ),
     Family(
@@ -143,7 +156,8 @@ OF_POOL = (
         "sr_leases_ended_total",
         "counter",
         "Leases of this router that have ended: released, abandoned (collected without a release), left (the router"
-        " stopped), reconciled (Redis had it, the router did not).",
+        " stopped), reconciled (Redis had it, the router did not). And leases of routers that have expired, which this"
+        " one has ended (router_expired). The removal of a replica ends none.",
         ("cause",),
     ),
     Family(
@@ -161,9 +175,15 @@ OF_POOL = (
     Family(
         "sr_opinions_total",
         "counter",
-        "Probes with which this router told others about a replica that another one probes, by result, as"
+        "Probes of a replica that another router probes, made for an opinion, by result, as"
         " sr_probes_total. A router whose opinions fail while those of others are ok cannot reach replicas.",
         ("result",),
+    ),
+    Family(
+        "sr_stream_lag_seconds",
+        "histogram",
+        "How long after its writing an event has reached this router. The clock of the Redis server is compared with"
+        " this router's own when a page is made, so nothing is counted before the first one.",
     ),
     Family(
         "sr_resyncs_total",
@@ -175,11 +195,38 @@ OF_POOL = (
     Family("sr_history_losses_total", "counter", "How often Redis has lost its data, as this router found."),
     Family("sr_restored_total", "counter", "What this router has put back after that: views, and leases.", ("kind",)),
     Family(
+        "sr_discovery_age_seconds",
+        "gauge",
+        "How long ago a source of discovery, such as dns:pods, gave an answer that could be believed. Only the leader"
+        " asks the sources, and has these metrics.",
+        ("source",),
+    ),
+    Family("sr_discovery_failing", "gauge", "1 if the last answer of a source could not be believed.", ("source",)),
+    Family(
+        "sr_discovery_failures_total",
+        "counter",
+        "How many answers of a source could not be believed in this term of the leader.",
+        ("source",),
+    ),
+    Family(
+        "sr_discovery_held",
+        "gauge",
+        "Replicas that a source does not have any more, and that stay until that is confirmed.",
+        ("source",),
+    ),
+    Family(
         "sr_acquire_duration_seconds",
         "histogram",
-        "How long sessions that did not wait took to get a slot, or a refusal.",
+        "How long sessions that did not wait in the queue took to get a slot, or a refusal, by outcome, as"
+        " sr_placements_total.",
+        ("outcome",),
     ),
-    Family("sr_wait_duration_seconds", "histogram", "How long sessions waited in the queue that had to."),
+    Family(
+        "sr_wait_duration_seconds",
+        "histogram",
+        "The same for sessions that waited in the queue, by how that ended.",
+        ("outcome",),
+    ),
 )
 """What each pool of a router has."""
 

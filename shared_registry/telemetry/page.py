@@ -21,7 +21,7 @@ from shared_registry.telemetry.fleet import CountsByReplica, Fleet
 from shared_registry.telemetry.happened import Happened
 from shared_registry.telemetry.loop_lag import LoopLag
 from shared_registry.telemetry.served import put_traffic
-from shared_registry.telemetry.view import put_fleet, put_view
+from shared_registry.telemetry.view import put_discovery, put_fleet, put_view
 from shared_registry.telemetry.work import put_work
 
 OLDEST_SECONDS = 1.0
@@ -96,6 +96,7 @@ class MetricsPage:
         fleet = Fleet([one.record for one in pool.registry.all()], figures.loads, pool=pool.name)
         await fleet.count()
         put_view(samples, pool)
+        put_discovery(samples, pool)
         self._happened[pool.name].put(samples, pool.name)
         put_work(samples, pool)
         put_traffic(samples, pool.traffic, pool.name)

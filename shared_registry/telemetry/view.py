@@ -23,11 +23,24 @@ def put_view(samples: Samples, pool: Pool) -> None:
     samples.put("sr_view_stale", registry.is_stale, name)
     samples.put("sr_panic", registry.panic is not None, name)
     samples.put("sr_in_trouble", registry.is_in_trouble, name)
+    if (health := registry.local_health) is not None:
+        samples.put("sr_local_health", health, name)
     samples.put("sr_leases", registry.lease_count, name)
     samples.put("sr_leases_ended_total", registry.released_count, "released", name)
+    samples.put("sr_leases_ended_total", registry.reaped_lease_count, "router_expired", name)
+    samples.put_distribution("sr_stream_lag_seconds", registry.stream_lags, name)
     samples.put("sr_cooldown_active", registry.cooling_count, name)
-    samples.put("sr_sessions_active", pool.session_count, name)
     samples.put("sr_queue_timeout_seconds", pool.config.queue_timeout_seconds, name)
+
+
+def put_discovery(samples: Samples, pool: Pool) -> None:
+    """Add what is known of the sources of discovery, while this router is the leader."""
+    for source, state in pool.registry.discovery_sources.items():
+        if (age := state.age_seconds) is not None:
+            samples.put("sr_discovery_age_seconds", age, source, pool.name)
+        samples.put("sr_discovery_failing", bool(state.failure), source, pool.name)
+        samples.put("sr_discovery_failures_total", state.failures, source, pool.name)
+        samples.put("sr_discovery_held", state.held, source, pool.name)
 
 
 def put_fleet(samples: Samples, fleet: Fleet, pool: str) -> None:

@@ -87,6 +87,12 @@ CASES: list[tuple[list[ReplicaRecord], dict[str, Any], Level, str]] = [
     ),
     (
         WELL,
+        {"is_settling": True},
+        Level.WARNING,
+        f"Redis lost its data, and new sessions wait until those that run are back: {WELL_TEXT}",
+    ),
+    (
+        WELL,
         {"leader": None},
         Level.BAD,
         "Nobody leads: 2 of 2 replicas healthy, 3 of 8 slots taken, nobody waits.",

@@ -142,3 +142,22 @@ async def test_a_cancel_waits_for_the_work_to_clean_up(clock: FakeClock) -> None
     assert not task.done()
     await clock.advance(0.1)
     assert task.cancelled()
+
+
+@pytest.mark.parametrize("error", [LookupError("a bug"), None])
+async def test_work_that_hides_its_cancel_is_not_started_again(
+    clock: FakeClock, error: Exception | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def work() -> None:
+        try:
+            await clock.sleep(1e6)
+        except asyncio.CancelledError:
+            if error is not None:
+                raise error from None
+
+    task = asyncio.ensure_future(keep_running("election", work, clock=clock, rng=random.Random(1)))
+    await clock.settle()
+    task.cancel()
+    await clock.settle()
+    assert task.cancelled()
+    assert caplog.messages == (["election failed while it ended"] if error else [])

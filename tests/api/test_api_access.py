@@ -16,7 +16,7 @@ from tests.support.until import until
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 AdminOf = Callable[[RunningRouter], httpx.AsyncClient]
-TOKENS = {right: f"sk-{right}-0123456789" for right in ("read", "lease", "operate")}
+TOKENS = {right: f"sk-{right}-0123456789" for right in ("read", "lease", "announce", "operate")}
 CALLS = [
     ("GET", "/v1/replicas", "read"),
     ("GET", "/v1/select", "read"),
@@ -25,6 +25,17 @@ CALLS = [
     ("POST", "/v1/leases", "lease"),
     ("POST", "/v1/leases/x/renew", "lease"),
     ("DELETE", "/v1/leases/x", "lease"),
+    ("GET", "/v1/routers", "read"),
+    ("GET", "/v1/queue", "read"),
+    ("GET", "/v1/events", "read"),
+    ("PUT", "/v1/announcements/x", "announce"),
+    ("POST", "/v1/announcements/x/heartbeat", "announce"),
+    ("DELETE", "/v1/announcements/x", "announce"),
+    ("PUT", "/v1/replicas/x", "operate"),
+    ("DELETE", "/v1/replicas/x", "operate"),
+    ("POST", "/v1/replicas/x/drain", "operate"),
+    ("POST", "/v1/replicas/x/disable", "operate"),
+    ("POST", "/v1/replicas/x/enable", "operate"),
 ]
 
 
@@ -38,12 +49,12 @@ def lines() -> list[str]:
     return [f"{right}: {token} {right}" for right, token in TOKENS.items()]
 
 
-@pytest.mark.parametrize("access", ["none", "read", "lease", "operate"])
+@pytest.mark.parametrize("access", ["none", "read", "lease", "announce", "operate"])
 async def test_each_call_needs_its_right(
     start_with_admin: StartRouter, admin_of: AdminOf, backend: Backend, access: str
 ) -> None:
     admin = admin_of(await start_with_admin(backend.url, admin_tokens=lines(), admin_access=access))
-    order = ["none", "read", "lease", "operate"]
+    order = ["none", "read", "lease", "announce", "operate"]
     for method, path, right in CALLS:
         for name, token in {**TOKENS, "": ""}.items():
             headers = {"Authorization": f"Bearer {token}"} if token else {}

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
-from shared_registry.admin.operator import Operator, Target
+from shared_registry.admin.operator import Operator
+from shared_registry.admin.replica_changes import Target
 from shared_registry.embedded import EmbeddedServer
 from shared_registry.errors import UnknownReplica
 from shared_registry.model import AdminState, ReplicaEndpoint

@@ -111,3 +111,20 @@ async def test_changes_of_status_count_for_half_an_hour() -> None:
     assert history.flaps("a", 6.0) == 6
     assert history.flaps("a", 1803.5) == 3
     assert history.flaps("a", 9000.0) == history.flaps("b", 0.0) == 0
+
+
+async def test_a_failure_at_the_end_does_not_begin_anew(
+    server: EmbeddedServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun = asyncio.Event()
+
+    async def fail_when_cancelled(*_: object, **__: object) -> None:
+        begun.set()
+        try:
+            await asyncio.get_running_loop().create_future()
+        finally:
+            raise LookupError("a bug")
+
+    monkeypatch.setattr(live_data.LivePool, "update", fail_when_cancelled)
+    async with asyncio.timeout(SECONDS), shown_fleet(server.url, 1):
+        await begun.wait()

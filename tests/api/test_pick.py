@@ -39,7 +39,7 @@ async def test_pick_names_the_replica_that_select_returns(
     assert (await admin.get("/v1/pick")).headers["x-replica-url"] == backends[1]
     await registry.disable(backends[1])
     answer = await admin.get("/v1/pick")
-    assert (answer.status_code, answer.json()["title"]) == (503, "no replica")
+    assert (answer.status_code, answer.json()["code"]) == (503, "no_healthy_replica")
     assert "x-replica-url" not in answer.headers
 
 

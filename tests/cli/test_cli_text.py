@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from shared_registry.admin.observer import Overview
-from shared_registry.admin.operator import Change, user_at_host
+from shared_registry.admin.operator import user_at_host
+from shared_registry.admin.replica_changes import Change
 from shared_registry.cli.changes import Result, Results, change_each, result_lines
 from shared_registry.cli.console import duration, printable, timestamp
 from shared_registry.cli.event_lines import event_line

@@ -151,6 +151,20 @@ async def test_only_what_the_source_drained_comes_back_with_it(space: Space) -> 
     assert space.fields(A)["admin"] == "active"
 
 
+async def test_a_pod_with_another_address_keeps_the_operators_drain(space: Space) -> None:
+    """The new address is there before the old one has vanished. What the source itself drained does not count."""
+    term = await term_of(space)
+    assert await discover(space, term, name="pod-1")
+    assert await space.store.govern(term, PODS, A, "draining", reason="terminating")
+    assert await discover(space, term, B, name="pod-1")
+    assert space.fields(B)["admin"] == "active"
+    assert await space.store.set_admin(B, AdminState.DRAINING, by="me", reason="broken fan")
+    await space.store.govern(term, PODS, A, "gone")
+    assert await discover(space, term, A, name="pod-1")
+    fields = space.fields(A)
+    assert (fields["admin"], fields["admin_by"]) == ("draining", "me")
+
+
 async def test_what_an_operator_removed_stays_removed_until_added(space: Space) -> None:
     term = await term_of(space)
     assert await discover(space, term)

@@ -88,7 +88,8 @@ async def test_a_replica_returning_during_its_probe_is_probed_after_it(clock: Fa
     cluster = Cluster(clock, 2)
     async with leading(clock, cluster) as leader:
         leader.probe.latency[url_of(0)] = 2.0
-        await clock.advance(1.5)  # from 1.01 on its second probe is under way
+        await clock.run_until(lambda: len(leader.probe.starts_of(0)) == 2)
+        await clock.advance(0.5)
         probes = len(leader.probe.starts_of(0))
         if comes_back_as == "enabled":
             cluster.set_admin(0, AdminState.DISABLED)
@@ -98,7 +99,7 @@ async def test_a_replica_returning_during_its_probe_is_probed_after_it(clock: Fa
             cluster.remove(0)
             await clock.settle()
             cluster.add(0, incarnation="2")
-        await clock.advance(1.5)
+        await clock.advance(1.4)
         assert len(leader.probe.starts_of(0)) == probes
         await clock.advance(0.2)
         if comes_back_as == "registered":
@@ -170,16 +171,21 @@ async def test_draining_replicas_are_probed_but_disabled_and_removed_ones_not(cl
 
 async def test_connections_are_kept_for_exactly_the_probed_replicas(clock: FakeClock) -> None:
     async with leading(clock, Cluster(clock, 3, probed_ago=1.0)) as leader:
-        assert leader.retained[-1] == {f"{url_of(number)}/health" for number in range(3)}
+        await clock.advance(INTERVAL)
+        leader.connected = {f"{url_of(number)}/health" for number in range(3)}
         leader.cluster.remove(0)
         leader.cluster.set_admin(1, AdminState.DISABLED)
         leader.cluster.add(5)
         await clock.settle()
-        assert leader.retained[-1] == {f"{url_of(2)}/health", f"{url_of(5)}/health"}
-        calls = len(leader.retained)
+        assert leader.connected == {f"{url_of(2)}/health"}
+        calls = leader.retentions
         leader.loop.notice([Event("1-1", EventKind.ROUTER_JOINED, 0.0, "0-0", "b", 1)])
         await clock.advance(0.05)
-        assert len(leader.retained) == calls
+        assert leader.retentions == calls
+        leader.connected.add("http://elsewhere/health")
+        leader.loop.notice([])
+        await clock.advance(0.05)
+        assert leader.connected == {f"{url_of(2)}/health"}
 
 
 @pytest.mark.parametrize(

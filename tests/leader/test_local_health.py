@@ -56,7 +56,8 @@ def test_the_complaint_names_the_reason() -> None:
 
 def test_a_replica_no_longer_probed_does_not_count() -> None:
     found = health("--++")
-    found.retain(["2", "3"])
+    for key in "01":
+        found.forget(key)
     assert found.complaint(2, now=NOW) is None
 
 
@@ -100,7 +101,7 @@ def test_a_refutation_counts_for_as_long_as_a_verdict_takes() -> None:
 def test_what_is_removed_is_no_longer_refuted() -> None:
     found = health("++++")
     found.refuted("0", now=NOW)
-    found.retain(["1", "2", "3"])
+    found.forget("0")
     assert found.complaint(3, now=NOW) is None
 
 
@@ -108,3 +109,15 @@ def test_two_impossible_probes_in_a_row_are_lasting() -> None:
     assert not health("-+").is_lasting("0")
     assert health("-+", "-+").is_lasting("0")
     assert not health("-+", "-+", "++").is_lasting("0")
+
+
+@pytest.mark.parametrize(
+    ("results", "refuted", "share"),
+    [("", "", None), ("++++", "", 1.0), ("-+++", "", 0.75), ("+++-", "0", 0.5), ("-+++", "0", 0.75), ("++", "9", 1.0)],
+)
+def test_its_health_is_the_share_it_can_judge(results: str, refuted: str, share: float | None) -> None:
+    found = health(results)
+    for key in refuted:
+        found.refuted(key, now=NOW)
+    assert found.share(now=NOW) == share
+    assert found.share(now=NOW + 100 * INTERVAL) == health(results).share(now=NOW)

@@ -260,7 +260,10 @@ async def test_a_leader_probes_its_share_and_reports_under_the_plan(clock: FakeC
         assert {key for _, key in leader.probe.starts} == {url_of(0), url_of(1)}
         assert {(sent.token, sent.epoch) for sent in cluster.sent} == {(ME, 7)}
         assert [sent.batch for sent in cluster.sent] == [*range(1, len(cluster.sent) + 1)]
-        assert leader.retained[-1] == {f"{url_of(number)}/health" for number in (0, 1)}
+        leader.connected = {f"{url_of(number)}/health" for number in range(6)}
+        leader.loop.notice([])
+        await clock.settle()
+        assert leader.connected == {f"{url_of(number)}/health" for number in (0, 1)}
 
 
 async def test_results_count_under_the_plan_in_which_their_probes_began(clock: FakeClock) -> None:

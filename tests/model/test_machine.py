@@ -54,6 +54,11 @@ class Commands(QueueSteps):
             ),
             (
                 2,
+                Steps.register_many,
+                {"by": routers, "mode": some.modes, "replicas": st.lists(some.specs(), min_size=1, max_size=4)},
+            ),
+            (
+                2,
                 Steps.deregister,
                 {"by": routers, "key": some.urls, "which": some.mostly_current, "when_drained": st.booleans()},
             ),

@@ -11,8 +11,8 @@ import pytest
 
 from shared_registry import AdminState, RouterConfig, SharedReplicaRegistry
 from shared_registry.embedded import EmbeddedServer
+from tests.support.chart_containers import Pod
 from tests.support.helm import EXAMPLES, rendered
-from tests.support.pods import Pod
 from tests.support.programs import mock_replica
 from tests.support.until import until
 

@@ -11,8 +11,8 @@ from websockets.asyncio.client import connect
 
 from shared_registry.embedded import EmbeddedServer
 from tests.support.certificates import Authority
+from tests.support.chart_containers import Pod
 from tests.support.helm import EXAMPLES, named, rendered
-from tests.support.pods import Pod
 from tests.support.programs import INIT, free_port, mock_replica
 from tests.support.until import until
 

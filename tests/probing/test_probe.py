@@ -12,7 +12,7 @@ from typing import Any, cast
 
 import pytest
 
-from shared_registry.errors import ConfigError, UsageError
+from shared_registry.errors import UsageError
 from shared_registry.probing import Evidence, HttpProbe, HttpProber, ProbeOutcome, guarded
 from shared_registry.probing import guard as guard_module
 from shared_registry.probing.connection import reason_of
@@ -142,12 +142,6 @@ async def test_an_invalid_url_fails_the_probe_without_showing_secrets(url: str) 
     assert error is not None
     assert error.startswith("url: ")
     assert "secret" not in error
-
-
-async def test_retain_refuses_an_invalid_url() -> None:
-    async with HttpProber() as prober:
-        with pytest.raises(ConfigError, match="no http"):
-            prober.retain(["http://10.0.0.1", "10.0.0.2"])
 
 
 async def test_a_closed_prober_reports_that_it_is_closed() -> None:

@@ -26,10 +26,10 @@ from shared_registry.errors import ConfigError
 from shared_registry.proxy import server as router_server
 from shared_registry.proxy.access_log import LONGEST_PATH, AccessLog, shown_path
 from shared_registry.proxy.access_record import Ended
-from shared_registry.proxy.client import Site
 from shared_registry.proxy.http import HttpProxy
 from shared_registry.proxy.limits import Limits
 from shared_registry.proxy.refusals import BAD, FULL
+from shared_registry.proxy.site import Site
 from tests.proxy.conftest import FAST, SECONDS, RunningRouter, StartProcess, StartRouter
 from tests.proxy.test_framing import HANDSHAKE
 from tests.support.backend import Backend, RawBackend

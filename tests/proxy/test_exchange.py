@@ -12,9 +12,10 @@ from typing import Any
 import pytest
 
 from shared_registry.proxy.answers import Answer
-from shared_registry.proxy.client import KEEP_ALIVE_SECONDS, LINGER_SECONDS, MOST_PIPELINED, ClientConnection, Site
+from shared_registry.proxy.client import KEEP_ALIVE_SECONDS, LINGER_SECONDS, MOST_PIPELINED, ClientConnection
 from shared_registry.proxy.exchange import Exchange
 from shared_registry.proxy.limits import Limits
+from shared_registry.proxy.site import Site
 from tests.proxy.test_framing import BEHIND_A_REQUEST, HANDSHAKE, OFFERS, POST, STOLEN, WEBSOCKET
 from tests.proxy.test_framing import test_an_ambiguous_request_ends_the_connection as ambiguous_in_framing
 from tests.proxy.test_hostile import UPGRADE
@@ -337,6 +338,8 @@ async def test_a_slow_head_is_refused() -> None:
         assert client.wire.end == ""
         client.pass_seconds(2.0)
         assert client.wire.sent.startswith(b"HTTP/1.1 408 ")
+        assert client.wire.end == "eof"
+        client.pass_seconds(LINGER_SECONDS + 1)
         assert client.wire.end == "close"
 
 

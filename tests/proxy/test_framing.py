@@ -18,11 +18,12 @@ from shared_registry.embedded import EmbeddedServer
 from shared_registry.http1.connection import ReplicaConnection
 from shared_registry.model import Replica, ReplicaEndpoint
 from shared_registry.probing.tls import TlsContexts
-from shared_registry.proxy.client import ClientConnection, Site
+from shared_registry.proxy.client import ClientConnection
 from shared_registry.proxy.connections import ReplicaConnections
 from shared_registry.proxy.exchange import Exchange
 from shared_registry.proxy.http import ResponseToClient
 from shared_registry.proxy.limits import Limits
+from shared_registry.proxy.site import Site
 from tests.proxy.conftest import SECONDS, RunningRouter, StartRouter, router_of_its_own
 from tests.support.backend import Backend, RawBackend
 from tests.support.until import until

@@ -10,11 +10,12 @@ import pytest
 
 from shared_registry.http1.connection import ReplicaConnection
 from shared_registry.http1.response import ReplicaBroke
-from shared_registry.proxy.client import ClientConnection, Site
+from shared_registry.proxy.client import ClientConnection
 from shared_registry.proxy.exchange import Exchange
 from shared_registry.proxy.headers import CHUNKED
 from shared_registry.proxy.http import ResponseToClient
 from shared_registry.proxy.limits import Limits
+from shared_registry.proxy.site import Site
 
 HEAD = b"POST / HTTP/1.1\r\n\r\n"
 RESPONSE = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"

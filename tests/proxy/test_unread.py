@@ -15,9 +15,10 @@ import pytest_asyncio
 
 from shared_registry.http1.connection import ReplicaConnection
 from shared_registry.http1.response import ReplicaBroke
-from shared_registry.proxy.client import ClientConnection, Site
+from shared_registry.proxy.client import ClientConnection
 from shared_registry.proxy.exchange import Exchange
 from shared_registry.proxy.limits import Limits
+from shared_registry.proxy.site import Site
 from tests.proxy.conftest import StartRouter
 from tests.support.backend import RawBackend
 from tests.support.until import until

@@ -11,11 +11,12 @@ from websockets.frames import Frame, Opcode
 from websockets.streams import StreamReader
 
 from shared_registry.proxy import websocket_client
-from shared_registry.proxy.client import ClientConnection, Site
+from shared_registry.proxy.client import ClientConnection
 from shared_registry.proxy.closing import Close
 from shared_registry.proxy.exchange import Exchange
 from shared_registry.proxy.frames import close_frame
 from shared_registry.proxy.limits import Limits
+from shared_registry.proxy.site import Site
 from shared_registry.proxy.tunnel import Tunnel
 from shared_registry.proxy.websocket_client import WebSocketClient, accept_of
 from tests.support.until import until

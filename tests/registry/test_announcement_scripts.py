@@ -426,3 +426,26 @@ async def test_heartbeats_tell_when_the_next_replica_may_expire(space: Space) ->
     reply = await heartbeat(space)
     assert reply.next_expiry_seconds is not None
     assert 0 < reply.next_expiry_seconds <= TTL
+
+
+async def test_a_name_takes_its_admin_state_to_another_address(space: Space) -> None:
+    """The former life of a killed pod still counts when the pod comes back."""
+    await announce(space, name="pod-1")
+    await space.store.set_admin(A, AdminState.DISABLED, by="me", reason="broken")
+    await announce(space, B, SECOND, name="pod-1")
+    fields = space.fields(B)
+    assert (fields["admin"], fields["admin_by"], fields["admin_reason"]) == ("disabled", "me", "broken")
+    await space.store.set_admin(B, AdminState.ACTIVE, by="me", reason="")
+    be_silent(space)
+    await heartbeat(space)
+    assert space.fields(A)["admin"] == "removed"
+    await space.store.withdraw(B, SECOND)
+    await announce(space, B, "cccc", name="pod-1")
+    assert space.fields(B)["admin"] == "active", "what the former life still had was not kept"
+
+
+async def test_a_name_takes_nothing_from_another_source(space: Space) -> None:
+    await space.store.register(A, ReplicaEndpoint(A, "pod-1"), mode=Source.EXPLICIT, request="r1")
+    await space.store.set_admin(A, AdminState.DISABLED, by="me", reason="broken")
+    await announce(space, B, SECOND, name="pod-1")
+    assert space.fields(B)["admin"] == "active"

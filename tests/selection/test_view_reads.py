@@ -25,9 +25,9 @@ class CountedView(Selection):
         self.view.replace_all({record.key: record})
         self.preparations = 0
 
-    def prepare(self, levels: Levels, *, is_spread: bool = False) -> None:
+    def prepare(self, levels: Levels, *, is_spread: bool = False, is_withheld: bool = False) -> None:
         self.preparations += any(changed is None or changed for changed in levels.changed)
-        super().prepare(levels, is_spread=is_spread)
+        super().prepare(levels, is_spread=is_spread, is_withheld=is_withheld)
 
 
 def test_counters_change_nothing_about_the_choice() -> None:

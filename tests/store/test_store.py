@@ -64,6 +64,7 @@ async def announce(space: Space, url: str) -> object:
 
 CALLS: dict[str, Call] = {
     "register": lambda space: space.add(B, request="again"),
+    "register_all": lambda space: space.add_all({B: ReplicaEndpoint(B)}),
     "set_admin": lambda space: space.store.set_admin(A, AdminState.DRAINING),
     "deregister": lambda space: space.store.deregister(A, "first"),
     "campaign": lambda space: space.store.campaign("token", lease_seconds=60, seen_epoch=0),

@@ -202,7 +202,8 @@ class Leader:
         self.cluster = cluster
         self.probe = Probe(clock)
         self.share_batches = itertools.count(1)
-        self.retained: list[set[str]] = []
+        self.connected: set[str] = set()
+        self.retentions = 0
         self.reached: list[tuple[str, bool]] = []
         settings = HealthSettings(
             lambda record: f"{record.key}/health", INTERVAL, FAST, timeout, THRESHOLDS, concurrency
@@ -216,7 +217,8 @@ class Leader:
             listeners=ProbeListeners(
                 TroubleLog(quiet_seconds=2 * INTERVAL, clock=clock),
                 lambda key, is_reached: self.reached.append((key, is_reached)),
-                lambda urls: self.retained.append(set(urls)),
+                retain=self._retain,
+                forget=lambda url: self.connected.discard(url),  # noqa: PLW0108  it may be replaced
             ),
             clock=clock,
             rng=random.Random(1),
@@ -224,6 +226,10 @@ class Leader:
         cluster.listener = self.loop.notice
         self.term = RunningTerm(0, "", 0.0, clock)
         self.task: asyncio.Task[None] | None = None
+
+    def _retain(self, urls: Iterable[str]) -> None:
+        self.connected &= set(urls)
+        self.retentions += 1
 
     async def lead(self, epoch: int = 1, *, seconds: float = FOREVER) -> None:
         self.term = RunningTerm(epoch, f"token {epoch}", self.clock.monotonic() + seconds, self.clock)

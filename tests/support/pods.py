@@ -1,88 +1,110 @@
-"""Containers of the Helm chart as processes on this machine, with files and addresses of this machine."""
+"""Pods: `shared-registry join` as a process beside a mock replica; what a router makes of them."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import os
-import re
+import signal
 import sys
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from tests.support.command import ROOT, environment
-from tests.support.helm import Objects, named
+from shared_registry import NoHealthyReplica, RouterConfig, SharedReplicaRegistry
+from shared_registry.embedded import EmbeddedServer
+from shared_registry.model import EventKind
+from tests.support.programs import free_port
+from tests.support.until import until
 
-SECRETS = "/run/secrets/shared-registry"
+TTL = 5.0
+
+
+def pod_settings(server: EmbeddedServer, namespace: str, **more: Any) -> RouterConfig:
+    probes = {"health_check_interval_seconds": 0.3, "fast_interval_seconds": 0.1}
+    return RouterConfig(redis_url=server.url, namespace=namespace, **(probes | more))
+
+
+def serves(registry: SharedReplicaRegistry) -> bool:
+    with contextlib.suppress(NoHealthyReplica):
+        return registry.select() is not None
+    return False
+
+
+async def event_kinds(registry: SharedReplicaRegistry) -> list[EventKind]:
+    return [event.kind for event in await registry.events()]
 
 
 class Pod:
-    """The pod of a workload, of which tests run one container or another.
+    """`shared-registry join` in a process group of its own, with a replica as its command."""
 
-    Attributes:
-        folder: Has what the pod mounts: `config`, `secrets`, `join`.
-    """
+    def __init__(self, redis_url: str, namespace: str, *, port: int | None = None) -> None:
+        self.port = port or free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        self._where = ("--redis", redis_url, "--namespace", namespace)
+        self._seen: set[int] = set()
 
-    def __init__(self, folder: Path, objects: Objects, kind: str, *, redis_url: str, ip: str = "127.0.0.1") -> None:
-        """Write the files of the ConfigMap."""
-        self.folder = folder
-        workload = named(objects, kind)
-        self._spec = workload["spec"]["template"]["spec"]
-        self._fields = {"status.podIP": ip, "metadata.name": f"{workload['metadata']['name']}-0"}
-        self._redis_url = redis_url
-        for name in ("bin", "config", "secrets", "join"):
-            (folder / name).mkdir()
-        program = folder / "bin" / "shared-registry"
-        program.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m shared_registry "$@"\n')
-        program.chmod(0o755)
-        for name, text in named(objects, "ConfigMap")["data"].items():
-            (folder / "config" / name).write_text(self._here(text))
+    async def start(
+        self, *options: str, command: tuple[str, ...] | None = None, env: Mapping[str, str] | None = None
+    ) -> None:
+        """Start it; without a command of its own it runs a mock replica. Adds to the environment."""
+        if command is None:
+            command = (sys.executable, "-m", "tests.support.replica_server", "--port", str(self.port))
+        words = ("-m", "shared_registry", "join", *self._where, "--url", self.url, "--ttl", f"{TTL:g}", *options)
+        self.process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            *words,
+            *(("--", *command) if command else ()),
+            start_new_session=True,
+            stderr=asyncio.subprocess.PIPE,
+            env={**os.environ, **(env or {})},
+        )
 
-    def _here(self, text: str) -> str:
-        folders = {"/etc/shared-registry": "config", SECRETS: "secrets", "/run/join": "join"}
-        for there, name in folders.items():
-            text = text.replace(there, str(self.folder / name))
-        return text.replace("0.0.0.0", "127.0.0.1")
+    async def child(self) -> int:
+        """Return the process id of its command."""
+        await until(self._children, "a child")
+        return self._children()[0]
 
-    def container(self, name: str) -> dict[str, Any]:
-        """Return a container."""
-        [found] = [one for one in self._spec["containers"] if one["name"] == name]
-        return dict(found)
+    def _children(self) -> list[int]:
+        pid = self.process.pid
+        with contextlib.suppress(OSError):
+            found = [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+            self._seen.update(found)
+            return found
+        return []
 
-    def _environment(self, container: Mapping[str, Any]) -> dict[str, str]:
-        found = {}
-        for one in container.get("env", ()):
-            source = one.get("valueFrom", {})
-            if "fieldRef" in source:
-                found[one["name"]] = self._fields[source["fieldRef"]["fieldPath"]]
-            elif "secretKeyRef" in source:
-                found[one["name"]] = self._redis_url
-            else:
-                found[one["name"]] = one["value"]
-        return found
+    async def end(self) -> tuple[int, str]:
+        """Wait for its end; return its exit code and log."""
+        _, errors = await asyncio.wait_for(self.process.communicate(), 60)
+        assert self.process.returncode is not None
+        return self.process.returncode, errors.decode()
 
-    @contextlib.asynccontextmanager
-    async def running(
-        self, name: str, command: Sequence[str] | None = None, **variables: str
-    ) -> AsyncIterator[asyncio.subprocess.Process]:
-        """Run a container's command, or another one in it, until the block ends. Kill what is left of it then."""
-        container = self.container(name)
-        own = self._environment(container)
-        words = [*container.get("command", ()), *container.get("args", ())] if command is None else command
-        expanded = [re.sub(r"\$\((\w+)\)", lambda found: own[found[1]], self._here(word)) for word in words]
-        variables = {**own, **variables, "PATH": f"{self.folder / 'bin'}:{os.environ['PATH']}"}
-        with (self.folder / f"{name}.log").open("ab") as log:
-            process = await asyncio.create_subprocess_exec(
-                *expanded, cwd=ROOT, env=environment(**variables), stderr=log, start_new_session=True
-            )
-        try:
-            yield process
-        finally:
+    async def clean_up(self) -> None:
+        if not hasattr(self, "process"):
+            return
+        self._children()
+        if self.process.returncode is None:
+            self.process.kill()
+            await self.process.wait()
+        for child in self._seen:
             with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, 9)
-            await process.wait()
+                os.kill(child, signal.SIGKILL)
 
-    def log(self, name: str) -> str:
-        """Return what a container has written to standard error."""
-        return (self.folder / f"{name}.log").read_text()
+
+Pods = Callable[..., Pod]
+
+
+@contextlib.asynccontextmanager
+async def pods_of(redis_url: str, namespace: str) -> AsyncIterator[Pods]:
+    """Make pods; whatever is left of them ends with the context."""
+    made: list[Pod] = []
+
+    def make(**options: Any) -> Pod:
+        made.append(Pod(redis_url, namespace, **options))
+        return made[-1]
+
+    try:
+        yield make
+    finally:
+        for pod in made:
+            await pod.clean_up()

@@ -214,6 +214,9 @@ async def _replicas(scene: Scene, space: Space) -> None:
     await answered("created", register("c1", url=C))
     space.raw.hset(space.keys.replica(C), "in_flight", "1")
     await answered("removed", deregister("c1", C))
+    many = {A: ReplicaEndpoint(A, name="A"), D: ReplicaEndpoint(D, name="D"), C: ReplicaEndpoint(C)}
+    await answered("registered", space.add_all(many, mode=Source.SEED, by="me", store=scene.one))
+    await answered("removed", deregister(space.incarnation(D), D))
 
 
 async def _election(scene: Scene, space: Space) -> None:
@@ -287,7 +290,7 @@ async def _discovery(scene: Scene, space: Space) -> None:
     url = "http://10.0.0.9:8000"
 
     def register(source: str = "dns:pods", mandate: Term = term, **spec: Any) -> Awaitable[bool]:
-        return one.register_discovered(mandate, source, url, ReplicaEndpoint(url, **spec))
+        return one.register_discovered(mandate, source, url, ReplicaEndpoint(url, "pod-9", **spec))
 
     def govern(state: WantedState, reason: str = "", mandate: Term = term) -> Awaitable[object]:
         return one.govern(mandate, "dns:pods", url, state, reason=reason)
@@ -380,7 +383,7 @@ async def _leases(scene: Scene, space: Space) -> None:
         await space.make("healthy", url)
     await answered("granted", scene.acquire(f"{other}:session", E, avoided=[A]))
     await answered("released", scene.release(f"{other}:session"))
-    await answered("granted", scene.acquire(f"{other}:session"))
+    await answered("returned", scene.acquire(f"{other}:session"))
     await answered("granted", scene.acquire(f"{third}:session", avoided=[A, E]))
     moved = f"{third}:session"
     await answered("restored", scene.restore({moved: E, fourth: D, first: A, "0000000f": "http://unknown"}))
@@ -630,6 +633,8 @@ async def _queue(scene: Scene, space: Space) -> None:
     await waiters.served_by(one.heartbeat(prober("r~2"), expiry_seconds=5), "alive")
     update = one.register(A, ReplicaEndpoint(A, weight=3.0), mode=Source.EXPLICIT, request="a7", by="me")
     await waiters.served_by(update, "updated")
+    heavier = {A: ReplicaEndpoint(A, weight=4.0)}
+    await waiters.served_by(space.add_all(heavier, by="me", store=one), "registered")
     await waiters.served_by(one.record_outcome(space.success(A), THRESHOLDS), "applied")
     await waiters.served_by(scene.store("r~2").give_opinions([], THRESHOLDS), "applied")
     term = await scene.elect("t3")

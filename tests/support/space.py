@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any
 
 from fakeredis import FakeAsyncRedis, FakeRedis, FakeServer
@@ -16,6 +16,7 @@ from shared_registry.store.answers import new_token
 from shared_registry.store.client import Clients
 from shared_registry.store.commands import Store
 from shared_registry.store.keys import Keys
+from shared_registry.store.registering import Registered
 from shared_registry.store.replies import Elected, Report
 
 A, B, C, D, E = (f"http://10.0.0.{number}:8000" for number in range(1, 6))
@@ -85,6 +86,16 @@ class Space:
     ) -> list[Event]:
         request = request or new_token()
         return await self.store.register(url, ReplicaEndpoint(url, **spec), mode=mode, request=request, by=by)
+
+    async def add_all(
+        self,
+        endpoints: Mapping[str, ReplicaEndpoint],
+        *,
+        mode: Source = Source.EXPLICIT,
+        by: str = "",
+        store: Store | None = None,
+    ) -> list[Registered]:
+        return [one async for one in (store or self.store).register_all(endpoints, mode=mode, by=by)]
 
     async def remove(self, url: str = A) -> list[Event] | None:
         return await self.store.deregister(url, self.incarnation(url))

@@ -12,11 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import pytest
 
 from shared_registry.embedded.bound_process import BoundProcess
 from tests.support.foreign import find_program
 from tests.support.until import until
 
+DRIVER_STARTS = 10
 CHROMIUM_ARGUMENTS = [
     "--headless=new",
     "--no-sandbox",  # as root there is none
@@ -79,15 +81,9 @@ class Browser:
 @contextlib.asynccontextmanager
 async def browser(folder: Path) -> AsyncIterator[Browser]:
     """Open a window of a Chromium of its own for the block."""
-    log = folder / "chromedriver.log"
-    with log.open("wb") as output:
-        command = [find_program("chromedriver"), "--port=0"]
-        process = BoundProcess(command, cwd=folder, output=output)
+    process, port = await _start_driver(folder)
     try:
-        await until(lambda: re.search(r"started successfully on port (\d+)", log.read_text()), "chromedriver listens")
-        found = re.search(r"started successfully on port (\d+)", log.read_text())
-        assert found
-        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{found[1]}", trust_env=False, timeout=SECONDS) as http:
+        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", trust_env=False, timeout=SECONDS) as http:
             chrome = {
                 "binary": find_program("chromium"),
                 "args": [*CHROMIUM_ARGUMENTS, f"--user-data-dir={folder / 'profile'}"],
@@ -101,6 +97,42 @@ async def browser(folder: Path) -> AsyncIterator[Browser]:
             finally:
                 await http.delete(f"/session/{session}")
     finally:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)  # it leads a group of helpers
-        process.kill()
+        _kill(process)
+
+
+async def _start_driver(folder: Path) -> tuple[BoundProcess, int]:
+    """Start a chromedriver and return it with its port.
+
+    It takes any free port of IPv6 and then wants the same one of IPv4. If a connection has that one, it exits, so
+    another is started.
+    """
+    log = folder / "chromedriver.log"
+    for _ in range(DRIVER_STARTS):
+        with log.open("wb") as output:
+            process = BoundProcess([find_program("chromedriver"), "--port=0"], cwd=folder, output=output)
+        port = 0
+        try:
+            port = await _driver_port(process, log)
+        finally:
+            if not port:
+                _kill(process)
+        if port:
+            return process, port
+    pytest.fail(f"chromedriver did not listen in {DRIVER_STARTS} starts; the last one said: {log.read_text()}")
+
+
+async def _driver_port(process: BoundProcess, log: Path) -> int:
+    """Return the port that chromedriver listens on, or 0 if it has exited."""
+
+    def port() -> int:
+        found = re.search(r"started successfully on port (\d+)", log.read_text())
+        return int(found[1]) if found else 0
+
+    await until(lambda: port() or process.poll() is not None, "chromedriver listens or ends")
+    return port()
+
+
+def _kill(process: BoundProcess) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)  # it leads a group of helpers
+    process.kill()

@@ -142,7 +142,12 @@ def stage(
 
     @contextlib.asynccontextmanager
     async def setting(
-        *replicas: str, routers: int = 3, capacity: int = 0, each: Sequence[dict[str, Any]] = (), **settings: Any
+        *replicas: str,
+        wanted: int = 0,
+        routers: int = 3,
+        capacity: int = 0,
+        each: Sequence[dict[str, Any]] = (),
+        **settings: Any,
     ) -> AsyncIterator[Stage]:
         server = own_server()
         listed = [{"url": url, "name": f"gpu-{at}", "capacity": capacity} for at, url in enumerate(replicas)]
@@ -163,7 +168,7 @@ def stage(
         targets = [one.admin_url.removeprefix("http://") for one in started]
         async with prometheus_of(targets, tmp_path) as prometheus:
             await prometheus.has_scraped(len(targets))
-            await until(lambda: are_healthy(prometheus, len(replicas)), "all replicas are healthy")
+            await until(lambda: are_healthy(prometheus, wanted or len(replicas)), "all replicas are healthy")
             yield Stage(server, namespace, started, prometheus, start)
 
     return setting
@@ -210,13 +215,17 @@ async def test_the_leader_is_killed(stage: Set) -> None:
 
         await until(has_passed_on, "the other router leads")
         await there.tells("green", "Serving: 1 of 1 replicas healthy", " leads since ", of=barred)
-        leader.command.process.kill()
+        async with waiting(leader, 2):
+            await until(lambda: count_of(there, "sum(sr_leases)", 2), "two sessions run there")
+            leader.command.process.kill()
         await there.tells("red", "Nobody leads since ", "1 of 1 replicas healthy", of=barred)
         fired = await there.prometheus.fires("NobodyLeads", "RouterDown", "RouterLost")
         assert fired["RouterDown"]["labels"]["instance"] == leader.admin_url.removeprefix("http://")
         assert fired["NobodyLeads"]["labels"]["severity"] == "page"
         assert barred.has_said("there is no leader")
         assert barred.has_said("has expired and was reaped")
+        ended = 'sr_leases_ended_total{cause="router_expired"}'
+        await until(lambda: count_of(there, ended, 2), "its sessions are counted as ended")
         successor = await there.add_router()
         assert await there.leader() is successor
         await there.tells("green", "Serving: 1 of 1 replicas healthy", " leads since ", of=barred)
@@ -302,9 +311,20 @@ async def test_redis_is_away(stage: Set) -> None:
 
 
 async def test_redis_comes_back_empty(stage: Set) -> None:
-    async with Backend() as backend, stage(backend.url) as there:
-        with Redis.from_url(there.server.url) as redis:
-            redis.flushall()
+    async with Backend() as backend, stage(backend.url, router_expiry_seconds=30.0) as there:
+        leader = await there.leader()
+        silent = next(router for router in there.routers if router is not leader)
+        silent.command.process.send_signal(signal.SIGSTOP)  # the others wait for the sessions that it may have
+        try:
+            with Redis.from_url(there.server.url) as redis:
+                redis.flushall()
+            lost = "Redis lost its data, and new sessions wait"
+            await there.tells("yellow", lost, "1 of 1 replicas healthy", of=leader)
+            await there.tells("yellow", lost, "1 of 1 replicas healthy", of=leader, is_redis_there=False)
+            fired = await there.prometheus.fires("HistoryLost")
+            assert fired["HistoryLost"]["labels"]["severity"] == "ticket"
+        finally:
+            silent.command.process.send_signal(signal.SIGCONT)
 
         async def is_counted() -> bool:
             lost = await there.prometheus.query("min(sr_history_losses_total)")
@@ -312,7 +332,8 @@ async def test_redis_comes_back_empty(stage: Set) -> None:
             return bool(lost and restored) and float(lost[0]["value"][1]) >= 1 and float(restored[0]["value"][1]) >= 1
 
         await until(is_counted, "the loss and its repair are counted", 60)
-        assert all(router.has_said("another history") for router in there.routers)
+        await until(lambda: all(router.has_said("another history") for router in there.routers), "all have noticed")
+        assert "all invariants hold" in await there.command("check")
         await until(lambda: are_healthy(there.prometheus, 1), "the replicas are there again")
         await there.prometheus.is_quiet("NobodyLeads", "HalfOfTheReplicasAreDown")
         await there.tells("green", "Serving: 1 of 1 replicas healthy", " leads since ", of=there.routers[0])
@@ -336,6 +357,22 @@ async def test_leadership_passes_on_too_often(stage: Set) -> None:
             await there.leader()
             await there.command("step-down", "--for", "1")
         await there.prometheus.fires("LeadershipUnstable")
+
+
+async def test_a_source_of_discovery_fails(stage: Set, tmp_path: Path) -> None:
+    fleet = tmp_path / "fleet.yaml"
+    source = {"kind": "file", "name": "fleet", "path": str(fleet), "interval_seconds": 0.1}
+    async with Backend() as backend, Backend() as found:
+        text = f"replicas:\n- {{url: {found.url}}}\n"
+        fleet.write_text(text)
+        async with stage(backend.url, wanted=2, discovery=json.dumps([source])) as there:
+            fleet.unlink()
+            fired = await there.prometheus.fires("DiscoveryFails")
+            assert fired["DiscoveryFails"]["annotations"]["summary"].startswith("file:fleet gives no answer")
+            leader = await there.leader()
+            assert leader.has_said("the replicas stay as they are")
+            fleet.write_text(text)
+            await there.prometheus.is_quiet("DiscoveryFails")
 
 
 async def test_routers_are_set_up_differently(stage: Set) -> None:

@@ -75,7 +75,7 @@ async def test_sessions_and_waiters_show_on_the_page(start_router: StartRouter) 
     assert shown.value("sr_slots", tier="primary") == 1
     assert shown.value("sr_slots_free", tier="primary") == 0
     assert shown.value("sr_leases") == 1
-    assert shown.value("sr_sessions_active") == 3
+    assert shown.value("sr_sessions_active", kind="http") == 3
     assert (shown.value("sr_queue_oldest_seconds") or 0) > 0
 
 

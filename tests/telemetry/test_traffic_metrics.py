@@ -68,7 +68,7 @@ async def test_a_websocket_session_is_counted_when_it_ends(start_with_admin: Sta
             await client.send("hello")
             await client.recv()
             page = await scraped(router)
-            assert page.value("sr_sessions_active") == 1
+            assert page.value("sr_sessions_active", kind="websocket") == 1
             assert page.value("sr_sessions_total", kind="websocket", outcome="ok") == 0
         page = await ended(router, "websocket", "ok", 1)
     assert (page.value("sr_bytes_total", direction="in") or 0) > 5

@@ -34,10 +34,8 @@ and asks no replica. `examples/monitoring` has a configuration of Prometheus, al
 - A page is at most `refresh_seconds` old, and Redis is read no more often than that, however many ask. While Redis is
   away, the page shows the router's last view, `sr_view_age_seconds` says how old it is, `sr_store_read_failed` is 1,
   and what only Redis knows (routers, the queue) is absent.
-- Not told: whether a placement followed a session's affinity, because the reply of Redis does not say it (it counts as
-  `granted`); the replica of a connect time, because that would be a histogram for each replica
-  (`sr_upstream_failures_total` has its failures); the lag of the event stream, because the clocks of the machines are
-  not compared (`sr_view_age_seconds` is the age of what came last). Sessions, clients and leases are never labels.
+- Not told: the replica of a connect time, because that would be a histogram for each replica
+  (`sr_upstream_failures_total` has its failures). Sessions, clients and leases are never labels.
 """
 
 

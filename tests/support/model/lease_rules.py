@@ -55,13 +55,14 @@ class LeaseRules(QueueRules):
             self.is_spare = url is not None
             if url and max_queue:
                 self.sequence = self._sequence_of(waiter, sequence)
+        was_here = bool(session) and self.affinity.get(session) == url
         if url and not held:
             self.queue.pop(waiter, None)
             self.places.pop(session, None)
             self._record(router, lease_id, url)
         if url:
             self.granted = url, str(self.hashes[url].get("revision", ORIGIN))
-            return "spare" if self.is_spare else "held" if held else "granted"
+            return "spare" if self.is_spare else "held" if held else "returned" if was_here else "granted"
         has_room = bool(self.ready().primary or self.ready().secondary)
         if not max_queue:
             self.queue.pop(waiter, None)

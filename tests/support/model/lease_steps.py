@@ -112,6 +112,7 @@ class LeaseSteps(Steps):
         if expected.granted:
             assert isinstance(answer, Grant)
             assert (answer.key, answer.revision, answer.is_spare) == (*expected.granted, expected.is_spare)
+            assert answer.has_returned == (status == "returned")
             assert agree(expected.sequence, answer.sequence)
             self._known[number][lease_id] = answer.key
         elif status == "waiting":

@@ -54,6 +54,22 @@ class Namespace(LeaseRules):
     # --- replicas ---
 
     def register_replica(self, *, mode: str, request: str, router: str, by: str, key: str, spec: Spec) -> str:
+        word = self._register(mode=mode, request=request, router=router, by=by, key=key, spec=spec)
+        if word in ("created", "updated"):
+            self._serve()
+        return word
+
+    def register_replicas(self, *, mode: str, router: str, by: str, replicas: Sequence[tuple[str, str, Spec]]) -> str:
+        """Register several, each given by its request, its canonical url and its spec."""
+        words = [
+            self._register(mode=mode, request=request, router=router, by=by, key=key, spec=spec)
+            for request, key, spec in replicas
+        ]
+        if {"created", "updated"} & {*words}:
+            self._serve()
+        return "registered"
+
+    def _register(self, *, mode: str, request: str, router: str, by: str, key: str, spec: Spec) -> str:
         self._tick()
         stored = self.hashes.get(key, {})
         is_new = stored.get("admin", "removed") == "removed"
@@ -92,7 +108,6 @@ class Namespace(LeaseRules):
             }
             replica.setdefault("in_flight", "0")
         self._emit_replica(key, "replica_registered" if is_new else "replica_updated", router=router, by=by)
-        self._serve()
         return "created" if is_new else "updated"
 
     def _refusal_to_register(self, stored: Fields, *, mode: str, request: str, key: str, name: str) -> str:

@@ -128,23 +128,37 @@ class Steps(RuleBasedStateMachine):
         request = self.text("request") if old_request is None else pick(self._requests[::-1], old_request)
         self._requests.append(request)
         self._incarnations[key].append(request)
-        endpoint = ReplicaEndpoint(
-            url=spec.url,
-            name=spec.name or None,
-            primary=spec.primary,
-            weight=spec.weight,
-            capacity=spec.capacity,
-            order=int(spec.order) if spec.order else None,
-            health_check_path=spec.health_check_path or None,
-            health_check_port=int(spec.health_check_port) if spec.health_check_port else None,
-            labels=dict(label.split("=") for label in reversed(spec.labels.split(",")) if label),
-        )
+        endpoint = endpoint_of(spec)
         router = self.routers[by]
         self.write(
             router,
             lambda: _unless_taken(router.store.register(key, endpoint, mode=mode, request=request, by="me")),
             lambda: self.expected.register_replica(
                 mode=mode.value, request=request, router=router.name, by="me", key=key, spec=spec
+            ),
+        )
+
+    def register_many(self, by: int, mode: Source, replicas: Sequence[tuple[str, Spec]]) -> None:
+        """Register several in one call. The mirror takes them from the event stream."""
+        specs, router = dict(replicas), self.routers[by]
+        requests = {key: self.text("request") for key in specs}
+        for key, request in requests.items():
+            self._requests.append(request)
+            self._incarnations[key].append(request)
+        endpoints = {key: endpoint_of(spec) for key, spec in specs.items()}
+
+        async def send() -> None:
+            ids = iter(requests.values())
+            answers = router.store.register_all(endpoints, mode=mode, by="me", new_request=lambda: next(ids))
+            assert [one.key async for one in answers] == [*specs]
+
+        self.do_repeatably(
+            send,
+            lambda: self.expected.register_replicas(
+                mode=mode.value,
+                router=router.name,
+                by="me",
+                replicas=[(requests[key], key, spec) for key, spec in specs.items()],
             ),
         )
 
@@ -417,6 +431,20 @@ class Steps(RuleBasedStateMachine):
         for number in range(self.router_count):
             self.cut_off(number)
         self.do(self.bench.raw.flushall, self.expected.lose)
+
+
+def endpoint_of(spec: Spec) -> ReplicaEndpoint:
+    return ReplicaEndpoint(
+        url=spec.url,
+        name=spec.name or None,
+        primary=spec.primary,
+        weight=spec.weight,
+        capacity=spec.capacity,
+        order=int(spec.order) if spec.order else None,
+        health_check_path=spec.health_check_path or None,
+        health_check_port=int(spec.health_check_port) if spec.health_check_port else None,
+        labels=dict(label.split("=") for label in reversed(spec.labels.split(",")) if label),
+    )
 
 
 async def _unless_taken(registered: Awaitable[list[Event]]) -> list[Event]:

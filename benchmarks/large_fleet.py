@@ -1,0 +1,93 @@
+"""What a router with ten thousand replicas does while programs read its pages: the longest stall, and the answers.
+
+The router leads. It probes replicas of this machine, slowly, so that its own work is that of its mirror. Programs ask
+for `/status`, `/metrics` and the dashboard's data at the admin address, several at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Sequence
+
+import httpx
+
+from benchmarks.namespace import COMMANDS_AT_ONCE, NAMESPACE, client_of, fill, leader_of
+from benchmarks.processes import Child
+from benchmarks.rows import Row, Target
+from shared_registry.embedded import EmbeddedServer
+from shared_registry.store.client import Client
+from shared_registry.store.keys import Keys
+
+REPLICAS = 10_000
+READERS = 8
+ROUNDS, ROUNDS_QUICK = 20, 6
+TITLE = f"pages of a router with {REPLICAS:,} replicas, read by {READERS} at once"
+START_SECONDS = 60.0
+STALL = Target(10.0)
+ANSWER = Target(300.0)
+CONFIG = {
+    "host": "127.0.0.1",
+    "port": 0,
+    "admin_port": 0,
+    "health_check_interval_seconds": 3600.0,
+    "fast_interval_seconds": 1800.0,
+    "grace_seconds": 0.0,
+}
+
+
+async def measure(*, is_quick: bool) -> list[Row]:
+    """Return the longest stall and the slowest answer for each page, and what the router costs at rest."""
+    async with contextlib.AsyncExitStack() as stack:
+        server = stack.enter_context(EmbeddedServer())
+        urls = await fill(server.url, REPLICAS)
+        settings = {"config": CONFIG | {"redis_url": server.url}, "replicas": []}
+        router = await stack.enter_async_context(Child("serving_process", settings))
+        client = await stack.enter_async_context(client_of(server.url))
+        await leader_of(client)
+        http = await stack.enter_async_context(httpx.AsyncClient(base_url=router.ready["admin_url"], timeout=30))
+        await _until_loaded(http)
+        rows = []
+        for page in ("/status", "/metrics"):
+            await router.ask("stalls")
+            seconds = []
+            for number in range(ROUNDS_QUICK if is_quick else ROUNDS):
+                await _change(client, urls, number)
+                seconds.append(await _read(http, page))
+            found = await router.ask("stalls")
+            rows += [
+                Row(f"{page}: longest stall of the event loop", found["stall"] * 1000, "ms", target=STALL),
+                Row(f"{page}: longest garbage collection", found["collection"] * 1000, "ms"),
+                Row(f"{page}: slowest answer to {READERS} at once", max(seconds) * 1000, "ms", target=ANSWER),
+            ]
+        return rows
+
+
+async def _until_loaded(http: httpx.AsyncClient) -> None:
+    async with asyncio.timeout(START_SECONDS):
+        while True:
+            if len((await http.get("/status")).json()["replicas"]) == REPLICAS:
+                return
+            await asyncio.sleep(0.2)
+
+
+async def _change(client: Client, urls: Sequence[str], number: int) -> None:
+    """Give every replica another latency, as its probes do, so that the router's records are replaced."""
+    keys = Keys(NAMESPACE)
+    for at in range(0, len(urls), COMMANDS_AT_ONCE):
+        pipeline = client.pipeline(transaction=False)
+        for url in urls[at : at + COMMANDS_AT_ONCE]:
+            pipeline.hset(keys.replica(url), "last_latency_ms", f"{number + 1}.5")
+        await pipeline.execute()
+
+
+async def _read(http: httpx.AsyncClient, page: str) -> float:
+    """Let several ask at once, each for the whole page; return how long the last one waited."""
+    started = time.perf_counter()
+    answers = await asyncio.gather(*(http.get(page) for _ in range(READERS)))
+    seconds = time.perf_counter() - started
+    if any(answer.status_code != 200 or len(answer.content) < REPLICAS for answer in answers):
+        raise RuntimeError(f"{page}: {answers}")
+    await asyncio.sleep(0.3)
+    return seconds

@@ -1,0 +1,103 @@
+"""Time limits for many things at once, on a timing wheel. Pure: the caller tells the time, and turns the wheel.
+
+A limit is added and dropped in constant time, whatever else is limited. It ends up to `SLOT_SECONDS` late.
+
+Like `time_limit`, the wheel does not count a pause of this process: if it is turned late, each limit is extended by as
+long, by at most its own length in total. A limit that such a pause has used up lasts for one more turn, in which what
+waits in the socket is read.
+"""
+
+from __future__ import annotations
+
+import math
+
+SLOT_SECONDS = 0.05
+SLOTS = 64
+LATE_SECONDS = 0.05
+"""How late a turn must be for the process to count as having paused."""
+
+
+class Limit:
+    """One limit. `due` is when it ends, on the caller's clock."""
+
+    __slots__ = ("due", "slot", "spare")
+
+    def __init__(self) -> None:
+        self.due = math.inf
+        self.spare = 0.0
+        self.slot = -1
+
+
+class Wheel:
+    """Keeps limits. Not thread-safe. `next_turn` is when it must be turned next; infinity while it is empty."""
+
+    def __init__(self) -> None:
+        self._slots: list[set[Limit]] = [set() for _ in range(SLOTS)]
+        self._count = 0
+        self._turned = 0  # the number of the slot that was emptied last, counted from the beginning of the clock
+        self.next_turn = math.inf
+
+    def __len__(self) -> int:
+        """Return how many limits there are."""
+        return self._count
+
+    def add(self, limit: Limit, seconds: float, *, now: float) -> None:
+        """Let a limit end so many seconds from now."""
+        if not self._count:
+            self._turned = math.floor(now / SLOT_SECONDS)
+            self.next_turn = (self._turned + 1) * SLOT_SECONDS
+        limit.due, limit.spare = now + seconds, seconds
+        self._place(limit)
+        self._count += 1
+
+    def discard(self, limit: Limit) -> None:
+        """Drop a limit, if it is there."""
+        if limit.slot >= 0:
+            self._slots[limit.slot].discard(limit)
+            limit.slot = -1
+            self._count -= 1
+            if not self._count:
+                self.next_turn = math.inf
+
+    def turn(self, now: float) -> list[Limit]:
+        """Drop the limits that have ended, and return them in the order in which they ended."""
+        late = now - self.next_turn
+        if late > LATE_SECONDS and self._count:
+            self._extend(late, now)
+        reached = math.floor(now / SLOT_SECONDS)
+        ended: list[Limit] = []
+        for number in range(max(self._turned, reached - SLOTS) + 1, reached + 1):
+            slot = number % SLOTS
+            limits, self._slots[slot] = self._slots[slot], set()
+            self._turned = number
+            for limit in limits:
+                if limit.due <= now:
+                    limit.slot = -1
+                    ended.append(limit)
+                else:
+                    self._place(limit)
+        self._count -= len(ended)
+        self.next_turn = (reached + 1) * SLOT_SECONDS if self._count else math.inf
+        ended.sort(key=_due_of)
+        return ended
+
+    def _place(self, limit: Limit) -> None:
+        number = max(math.ceil(limit.due / SLOT_SECONDS), self._turned + 1)
+        limit.slot = min(number, self._turned + SLOTS - 1) % SLOTS
+        self._slots[limit.slot].add(limit)
+
+    def _extend(self, late: float, now: float) -> None:
+        everything = [limit for slot in self._slots for limit in slot]
+        for slot in self._slots:
+            slot.clear()
+        for limit in everything:
+            extension = min(late, limit.spare)
+            limit.spare -= extension
+            limit.due += extension
+            if extension:
+                limit.due = max(limit.due, math.nextafter(now, math.inf))
+            self._place(limit)
+
+
+def _due_of(limit: Limit) -> float:
+    return limit.due

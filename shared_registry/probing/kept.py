@@ -1,0 +1,168 @@
+"""A connection that is kept open between probes. Its exchanges need no task: the end of each calls a function."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import cast
+
+from shared_registry.http1.connection import ReplicaClosed, ReplicaConnection
+from shared_registry.http1.response import ReplicaBroke, ResponseReader
+from shared_registry.probing.budget import KeptBudget
+from shared_registry.probing.connection import (
+    BODY_LIMIT,
+    BodyTooLong,
+    ProbeFailure,
+    Received,
+    Response,
+    WholeRequest,
+    exchange_failure,
+)
+from shared_registry.probing.own_trouble import OwnTrouble
+from shared_registry.probing.plain_response import read_plain
+
+ExchangeEnded = Callable[[Response | ProbeFailure | OwnTrouble], None]
+"""Receives the response, or why there is none."""
+
+
+class KeptConnection(asyncio.Protocol):
+    """Carries one exchange at a time, after the one for which it was opened.
+
+    Attributes:
+        has_received: Whether any byte was received in the present exchange, or in the last one.
+        exchanges: How many exchanges it has carried.
+    """
+
+    __slots__ = (
+        "_budget",
+        "_ended",
+        "_is_usable",
+        "_reader",
+        "_received",
+        "_request",
+        "_transport",
+        "exchanges",
+        "has_received",
+    )
+
+    def __init__(self, connection: ReplicaConnection, budget: KeptBudget) -> None:
+        """Take over a connection, which must be idle. It counts in the budget until it has ended."""
+        self._budget = budget
+        budget.kept += 1
+        self.exchanges = 1
+        self.has_received = False
+        self._ended: ExchangeEnded | None = None
+        self._request: WholeRequest
+        self._reader: ResponseReader | None = None
+        self._received: Received
+        self._is_usable = True
+        self._transport = connection.switch_to(self)
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether it can carry another exchange, as far as this side knows."""
+        return self._is_usable and self._ended is None and not self._transport.is_closing()
+
+    def begin(self, request: WholeRequest, ended: ExchangeEnded) -> None:
+        """Send a request. The connection must be idle.
+
+        Args:
+            request: The request.
+            ended: Called once, later, unless `abort` is called before.
+        """
+        self.exchanges += 1
+        self.has_received = False
+        self._request, self._ended, self._reader = request, ended, None
+        self._transport.write(request.data)
+
+    async def exchange(self, request: WholeRequest) -> Response:
+        """Send a request and return its response; see `exchange` of `probing.connection`."""
+        answered: asyncio.Future[Response] = asyncio.get_running_loop().create_future()
+
+        def ended(found: Response | ProbeFailure | OwnTrouble) -> None:
+            if answered.done():
+                return
+            if isinstance(found, Response):
+                answered.set_result(found)
+            else:
+                answered.set_exception(found)
+
+        self.begin(request, ended)
+        try:
+            return await answered
+        finally:
+            if self._ended is not None:
+                self.abort()
+
+    def abort(self) -> None:
+        """Close the connection at once. An exchange under way is given up without a word."""
+        self._is_usable, self._ended = False, None
+        self._transport.abort()
+
+    # What the event loop calls
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Keep the transport; some event loops call this when the protocol is changed."""
+        self._transport = cast("asyncio.Transport", transport)
+
+    def data_received(self, data: bytes) -> None:
+        """Read the response, or a piece of it."""
+        if self._ended is None:
+            self.abort()  # nothing was requested
+            return
+        if not self.has_received:
+            self.has_received = True
+            plain = read_plain(data) if self._request.method != "HEAD" else None
+            if plain is not None:
+                self._end(Response(*plain))
+                return
+            self._received, self._reader = Received(), ResponseReader()
+            self._reader.begin(self._received, is_head_request=self._request.method == "HEAD", is_upgrade=False)
+        self._feed(data)
+
+    def eof_received(self) -> bool:
+        """End a body whose end is the end of the connection."""
+        if self._reader is not None and self._ended is not None and self._reader.end_with_connection():
+            self._is_usable = False
+            self._end(self._received.response())
+        return False
+
+    def connection_lost(self, error: Exception | None) -> None:
+        """End the exchange under way, if there is one."""
+        self._budget.kept -= 1
+        self._is_usable = False
+        lost = ReplicaClosed(str(error) if error else "it closed the connection")
+        lost.__cause__ = error
+        self._fail(lost)
+
+    # Inside
+
+    def _feed(self, data: bytes) -> None:
+        reader = cast("ResponseReader", self._reader)
+        try:
+            reader.feed(data)
+        except BodyTooLong:
+            self._is_usable = False
+            self._end(self._received.response())
+            self._transport.abort()
+        except ReplicaBroke as error:
+            self._fail(error)
+            self._transport.abort()
+        else:
+            if reader.is_complete:
+                self._is_usable = self._is_usable and reader.may_carry_more
+                self._end(self._received.response())
+
+    def _fail(self, error: ReplicaBroke) -> None:
+        self._is_usable = False
+        if self._ended is not None:
+            received = self._received if self._reader is not None else Received()
+            self._end(exchange_failure(error, received, has_received=self.has_received))
+
+    def _end(self, found: Response | ProbeFailure | OwnTrouble) -> None:
+        ended, self._ended, self._reader = self._ended, None, None
+        if ended is not None:
+            ended(found)
+
+
+assert BODY_LIMIT < 10**6, "see `read_plain`"
