@@ -39,10 +39,11 @@ from shared_registry.store.replies import Elected
 PROCESSES = 2
 SESSIONS_A_SECOND = 1.0
 """Sessions that begin and end at each router."""
+START_SECONDS = 300.0
 SHARE_DOWN = 10
-ROUTERS, ROUTERS_QUICK = (2, 8, 20), (2, 4)
-REPLICAS, REPLICAS_QUICK = (1_000, 4_000, 10_000), (500, 1_000)
-STEADY_SECONDS, STEADY_SECONDS_QUICK = 10.0, 3.0
+ROUTERS, ROUTERS_QUICK = (2, 6, 20), (2, 4)
+REPLICAS, REPLICAS_QUICK = (1_000, 3_000, 10_000), (500, 1_000)
+STEADY_SECONDS, STEADY_SECONDS_QUICK = 6.0, 3.0
 LARGE = (500, 50_000)
 SLOW_MICROSECONDS = 300
 RESULTS_LOGGED = 10_000
@@ -134,7 +135,8 @@ async def measure_cell(routers: int, replicas: int, *, seconds: float) -> Figure
         await leader.report(urls)
         settings = {"config": {"redis_url": server.url}, "sessions": SESSIONS_A_SECOND, "counts": counts}
         children = [
-            Child("fleet_sim_process", settings | {"routers": count}) for count in _split(routers, PROCESSES)
+            Child("fleet_sim_process", settings | {"routers": count}, start_seconds=START_SECONDS)
+            for count in _split(routers, PROCESSES)
         ]
         await asyncio.gather(*(stack.enter_async_context(child) for child in children))
         await _ask(children, f"healthy {counts[0]}")

@@ -90,7 +90,7 @@ class View:
         self._touched: dict[Replica, None] = {}
         self._is_rebuilt = True
         self._preference: tuple[Replica, ...] | None = ()
-        self._handles: WeakValueDictionary[str, Replica] = WeakValueDictionary()
+        self._handles: WeakValueDictionary[str, Replica] = WeakValueDictionary()  # of those that are not shown
         self._is_withheld = False
         self._is_settled = True
         self._ended: Mapping[str, float] = {}
@@ -153,7 +153,7 @@ class View:
 
     def handle(self, record: ReplicaRecord) -> Replica:
         """Return the handle of a replica that the view may not show. A new handle gets this record."""
-        replica = self._handles.get(record.key)
+        replica = self._replicas.get(record.key) or self._handles.get(record.key)
         if replica is None:
             replica = self._handles[record.key] = Replica.of(record)
         return replica
@@ -303,14 +303,14 @@ class View:
         return self._is_settled
 
     def _show(self, key: str, record: ReplicaRecord) -> None:
-        replica = self.handle(record)
+        replica = self._replicas.get(key) or self._handles.pop(key, None) or Replica.of(record)
         replica.record = self._without_ended(record)
         self._replicas[key] = replica
         self._touched[replica] = None
         self.removed.pop(key, None)
 
     def _drop(self, key: str) -> None:
-        replica = self._replicas.pop(key)
+        replica = self._handles[key] = self._replicas.pop(key)
         self.selection.loads.forget(replica)
         self._touched[replica] = None
         replica.record = replace(replica.record, admin=AdminState.REMOVED)
