@@ -125,7 +125,7 @@ class Leader:
 async def measure_cell(routers: int, replicas: int, *, seconds: float) -> Figures:
     """Return the figures of one cell."""
     urls = distant_urls(replicas)
-    down = urls[:: SHARE_DOWN]
+    down = urls[::SHARE_DOWN]
     counts = [replicas, replicas - len(down)]
     async with contextlib.AsyncExitStack() as stack:
         server = stack.enter_context(EmbeddedServer())
