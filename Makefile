@@ -4,12 +4,12 @@
 BIN = .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all test-compose test-failover test-long check bench fmt clean venv
+.PHONY: help demo test test-all test-compose test-failover test-long check docs release-check bench fmt clean runtime venv
 
 help:  ## say what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s  %s\n", $$1, $$2 }' Makefile
 
-demo: venv  ## run the demo: routers, replicas and a Redis of its own, all local
+demo: runtime  ## run the demo: routers, replicas and a Redis of its own, all local
 	@$(BIN)/shared-registry demo
 
 test: venv  ## run most tests, five files at a time; they start their own servers
@@ -35,6 +35,12 @@ check: venv  ## lint, formatting, types, import layers, Lua: exactly what CI che
 	$(BIN)/lint-imports --no-logo
 	$(BIN)/python -m tests.tools.lua_lint
 
+docs: venv  ## build the site of all pages into build/site; fails where a link leads nowhere
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
+
+release-check: venv  ## build the release, and install it in empty environments; upload nothing
+	.ci/release $(BIN)/python
+
 bench: venv  ## run the benchmarks
 	$(BIN)/python -m benchmarks
 
@@ -45,6 +51,9 @@ fmt: venv  ## format, and fix what can be fixed
 clean:  ## remove .venv and everything built
 	rm -rf .venv build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .grimp_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+runtime:
+	@EXTRA=demo PYTHON='$(PYTHON)' .ci/venv .venv
 
 venv:
 	@PYTHON='$(PYTHON)' .ci/venv .venv

@@ -20,10 +20,12 @@ from typing import Protocol
 from rich.console import Console
 
 from benchmarks import (
+    announced,
     bounds,
     failover,
     fleet,
     gateways,
+    holds,
     idle,
     loss,
     memory,
@@ -76,14 +78,16 @@ SUBJECTS: dict[str, Subject] = {
     "streaming": streaming,
     "workers": workers,
     "gateways": gateways,
+    "holds": holds,
     "idle": idle,
+    "announced": announced,
     "starting": starting,
     "outage": outage,
     "loss": loss,
     "verdicts": verdicts,
     "bounds": bounds,
 }
-WAITING = ("failover", "fleet", "idle", "outage", "sharing")
+WAITING = ("announced", "failover", "fleet", "idle", "outage", "sharing")
 """They mostly wait, and measure CPU by the process: --quick runs them side by side."""
 INTERRUPTED = 130
 REPORT_WIDTH = 130

@@ -3,7 +3,8 @@
     python -m benchmarks.fleet_sim [--quick] [--routers N …] [--replicas M …] [--plot FILE]
 
 Each cell starts N real registries in a few processes on a Redis of its own with M replicas. Probes are simulated: this
-process reports a result for every replica in each interval, as a leader that probes would. Sessions begin and end at each router.
+process reports a result for every replica in each interval, as a leader that probes would. Sessions begin and end at
+each router.
 Then a tenth of the replicas turns unhealthy in a few reports; the time runs until the last mirror shows all of that.
 
 Turns of event loops are CPU time, so that they mean something on a busy machine. Times to the mirrors are wall time.
@@ -321,14 +322,14 @@ def table(cells: Cells) -> list[str]:
     large = f"{LARGE[0]} x {LARGE[1]:,} (fit)"
     lines = [f"| routers x replicas | {' | '.join(columns)} | {large} |", f"|---|{'---|' * (len(columns) + 1)}"]
     for name, text in NAMES.items():
-        figures = [f"{getattr(one, name):.3g}" for one in cells.values()]
+        figures = [f"{getattr(found, name):.3g}" for found in cells.values()]
         fit = f"{_value(fitted(cells, name), *LARGE):.3g}" if name in ADDED_UP else ""
         lines.append(f"| {text} | {' | '.join(figures)} | {fit} |")
     lines.append("")
-    for name in NAMES:
+    for name, text in NAMES.items():
         if name in ADDED_UP:
             constant, router, replica, pair = fitted(cells, name)
-            lines.append(f"- {NAMES[name]}: {constant:.3g} + {router:.3g} N + {replica:.3g} M + {pair:.3g} N M")
+            lines.append(f"- {text}: {constant:.3g} + {router:.3g} N + {replica:.3g} M + {pair:.3g} N M")
     return lines
 
 

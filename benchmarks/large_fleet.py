@@ -9,13 +9,16 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
+from collections.abc import Sequence
 
 import httpx
 
-from benchmarks.namespace import client_of, fill, leader_of
+from benchmarks.namespace import COMMANDS_AT_ONCE, NAMESPACE, client_of, fill, leader_of
 from benchmarks.processes import Child
 from benchmarks.rows import Row, Target
 from shared_registry.embedded import EmbeddedServer
+from shared_registry.store.client import Client
+from shared_registry.store.keys import Keys
 
 REPLICAS = 10_000
 READERS = 8
@@ -38,7 +41,7 @@ async def measure(*, is_quick: bool) -> list[Row]:
     """Return the longest stall and the slowest answer for each page, and what the router costs at rest."""
     async with contextlib.AsyncExitStack() as stack:
         server = stack.enter_context(EmbeddedServer())
-        await fill(server.url, REPLICAS)
+        urls = await fill(server.url, REPLICAS)
         settings = {"config": CONFIG | {"redis_url": server.url}, "replicas": []}
         router = await stack.enter_async_context(Child("serving_process", settings))
         client = await stack.enter_async_context(client_of(server.url))
@@ -48,7 +51,10 @@ async def measure(*, is_quick: bool) -> list[Row]:
         rows = []
         for page in ("/status", "/metrics"):
             await router.ask("stalls")
-            seconds = [await _read(http, page) for _ in range(ROUNDS_QUICK if is_quick else ROUNDS)]
+            seconds = []
+            for number in range(ROUNDS_QUICK if is_quick else ROUNDS):
+                await _change(client, urls, number)
+                seconds.append(await _read(http, page))
             found = await router.ask("stalls")
             rows += [
                 Row(f"{page}: longest stall of the event loop", found["stall"] * 1000, "ms", target=STALL),
@@ -64,6 +70,16 @@ async def _until_loaded(http: httpx.AsyncClient) -> None:
             if len((await http.get("/status")).json()["replicas"]) == REPLICAS:
                 return
             await asyncio.sleep(0.2)
+
+
+async def _change(client: Client, urls: Sequence[str], number: int) -> None:
+    """Give every replica another latency, as its probes do, so that the router's records are replaced."""
+    keys = Keys(NAMESPACE)
+    for at in range(0, len(urls), COMMANDS_AT_ONCE):
+        pipeline = client.pipeline(transaction=False)
+        for url in urls[at : at + COMMANDS_AT_ONCE]:
+            pipeline.hset(keys.replica(url), "last_latency_ms", f"{number + 1}.5")
+        await pipeline.execute()
 
 
 async def _read(http: httpx.AsyncClient, page: str) -> float:

@@ -31,7 +31,7 @@ end
 local function emit(now_ms, entry)
   local before = redis.call('HMGET', keys.meta, 'revision', 'epoch', 'history_id', 'mark')
   local mark = whole(server_now_us())
-  local common = {'at_ms', whole(now_ms), 'prev', before[1] or '0-0', 'epoch', before[2] or '0',
+  local common = {'at_ms', whole(now_ms), 'prev', before[1] or '0-0', 'epoch', whole(stored_number(before[2], 0)),
     'history_id', before[3] or '', 'prev_mark', mark_of(before[4], before[1]), 'mark', mark}
   local length = #entry
   for i = 1, #common do

@@ -93,7 +93,9 @@ class Wheel:
         for limit in everything:
             extension = min(late, limit.spare)
             limit.spare -= extension
-            limit.due = max(limit.due + extension, math.nextafter(now, math.inf))
+            limit.due += extension
+            if extension:
+                limit.due = max(limit.due, math.nextafter(now, math.inf))
             self._place(limit)
 
 

@@ -24,6 +24,8 @@ Options:
 Commands:
   serve       Run a router: accept WebSocket and HTTP sessions, and proxy each
               to a replica. Probe the replicas when elected.
+  probe       Run a router that only probes: it takes part in elections and
+              health verdicts, and serves no clients.
   demo        Run a cluster on this machine and watch it survive failures.
               Valkey, replicas and routers are real processes.
   status      Say in one sentence whether the registry serves, and show its
@@ -93,6 +95,8 @@ Options:
   --host HOST           Address to listen on.
   -p, --port PORT       Port to listen on; 0 takes a free one.
   --workers N           Processes that serve clients on the port.
+  --never-lead          Never become the leader; others, such as `probe`,
+                        must. See may_lead.
   --wait-redis SECONDS  Exit with 3 if Redis cannot be used within this time
                         after the start; default: keep trying.
   --redis URL           The Redis that holds the registry. If the url has a
@@ -105,6 +109,33 @@ Options:
   Examples: `shared-registry serve --config router.yaml --wait-redis 30`;
   `SHARED_REGISTRY_REPLICAS=http://127.0.0.1:8000,http://127.0.0.1:8001
   shared-registry serve --port 9000`
+""",
+    "probe": """\
+Usage: {program} probe [OPTIONS]
+
+  Run a router that only probes: it takes part in elections and health
+  verdicts, and serves no clients.
+
+  In a large fleet, run two or more of these, and the routers that serve
+  clients with --never-lead. Then no session waits behind probes. It listens
+  on no port. `shared-registry routers` shows it like any other router.
+
+  SIGTERM, SIGQUIT and Ctrl-C stop it cleanly: it resigns as leader, and exits
+  with 0. SIGHUP reads the settings again.
+
+Options:
+  -c, --config FILE     A router's YAML file.
+  --wait-redis SECONDS  Exit with 3 if Redis cannot be used within this time
+                        after the start; default: keep trying.
+  --redis URL           The Redis that holds the registry. If the url has a
+                        password, set SHARED_REGISTRY_REDIS_URL instead: other
+                        users of this machine can read a command line.
+  -n, --namespace NAME  The registry's name in that Redis.
+  --json                Print JSON for programs.
+  -h, --help            Show this message and exit.
+
+  Examples: `shared-registry probe --config router.yaml`; `shared-registry
+  probe -n llm --wait-redis 30`
 """,
     "demo": """\
 Usage: {program} demo [OPTIONS]

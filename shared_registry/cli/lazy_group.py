@@ -16,6 +16,7 @@ from shared_registry.cli.short_cuts import lean_imports
 
 MODULES = {
     "serve": "serve",
+    "probe": "probe",
     "demo": "demonstration",
     "status": "watching",
     "routers": "watching",

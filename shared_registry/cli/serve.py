@@ -52,6 +52,10 @@ def serve(
         int | None,
         typer.Option("--workers", metavar="N", help="Processes that serve clients on the port.", show_default=False),
     ] = None,
+    never_lead: Annotated[
+        bool,
+        typer.Option("--never-lead", help="Never become the leader; others, such as `probe`, must. See may_lead."),
+    ] = False,
     wait_redis: Annotated[
         float | None,
         typer.Option(
@@ -81,7 +85,8 @@ def serve(
     reload.note_signals()
     options = given(context, redis, namespace, as_json=as_json)
     log_to_stderr(as_json=options.as_json, is_service=True)
-    read = functools.partial(options.load, config, host=host, port=port, workers=workers)
+    may_lead = False if never_lead else None
+    read = functools.partial(options.load, config, host=host, port=port, workers=workers, may_lead=may_lead)
     settings = read()
     set_log_level(settings)
     if settings.workers > 1:

@@ -181,8 +181,8 @@ class RegistrySettings:
     cluster: ClusterName = None
     """Name of the group of routers that share the namespace, such as `prod-eu`: 1 to 64 of `A-Z a-z 0-9 _ . -`. The
     first router with a name gives it to the namespace. A router or command with another name is then refused at its
-    start, so that two clusters which meet in one namespace by mistake are told. Without a name nothing is checked. To
-    change the name, write it to the field `cluster` of the key `meta` first, then restart the routers one by one."""
+    start, so that two clusters which meet in one namespace by mistake are noticed. Without a name nothing is checked.
+    To change the name, write it to the field `cluster` of the key `meta` first, then restart the routers one by one."""
 
     router_id: RouterId = field(default_factory=default_router_id)
     """Name of this router in lists, events and logs: at most 64 characters, without `~`, `/` and white space. The
@@ -223,11 +223,17 @@ class RegistrySettings:
     probing: Probing = "leader"
     """Which router probes a replica. With `leader`, the default, the leader probes all of them. With `shared` the
     leader divides the replicas evenly among the routers whose health checks have the same settings and that are set to
-    `shared` themselves, so that each needs a part of the CPU that one leader needs. The verdicts are the same. The
+    `shared` themselves. Each then needs a part of the CPU that one leader needs. The verdicts are the same. The
     leader's setting decides; a router that is set to `leader` gets no share. When a router dies, others probe its
     replicas within `router_expiry_seconds` and a heartbeat, while the death of a leader that probes alone stops all
     probes for `lease_seconds`. Set `shared` if probing takes the leader much of a core, from some thousand replicas
     on."""
+
+    may_lead: bool = True
+    """Whether this router may become the leader. One that may not still answers when others ask whether it reaches a
+    replica, and still probes its share with `probing: shared`. In a fleet of many thousand replicas, set `false` on the
+    routers that serve clients (`shared-registry serve --never-lead`), and let others lead that only probe
+    (`shared-registry probe`). If no router may lead, nobody probes, and no replica ever turns healthy."""
 
     probe_concurrency: Count = 256
     """The most probes of one router that run at once. Every replica is probed on schedule while
@@ -288,9 +294,9 @@ class RegistrySettings:
 
     ejection_failures: Count = 5
     """Sessions that fail in a row, over all routers, before a replica is ejected. A session fails if its HTTP response
-    has a status of 500 to 599 other than 501, 503 and 505, if the replica breaks it off, does not respond in time, or
-    closes its WebSocket with code 1011. Failures of one client alone do not eject, because its requests may be at
-    fault. Sessions that cannot be connected are counted otherwise: those of two machines are enough, if probes of
+    has a status of 500 to 599 other than 501, 503 and 505. It also fails if the replica breaks it off, does not respond
+    in time, or closes its WebSocket with code 1011. Failures of one client alone do not eject, because its requests may
+    be at fault. Sessions that cannot be connected are counted otherwise: those of two machines are enough, if probes of
     the same routers reach the replica. A lower value ejects sooner, and by chance more often."""
 
     slow_start_seconds: Grace = 0.0

@@ -32,6 +32,7 @@ HEALTH_CHECK_SETTINGS = frozenset(
         "renew_interval_seconds",
         "fast_interval_seconds",
         "probing",
+        "may_lead",
         "probe_concurrency",
         "slow_start_seconds",
         "discovery",

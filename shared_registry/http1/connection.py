@@ -162,6 +162,11 @@ class ReplicaConnection(asyncio.Protocol):
         return cast("socket.socket", self._socket)
 
     @property
+    def tls(self) -> ssl.SSLObject | None:
+        """The connection's TLS, if it has any."""
+        return cast("ssl.SSLObject | None", self._transport.get_extra_info("ssl_object"))
+
+    @property
     def status(self) -> int | None:
         """The status of the last response; `None` before its head."""
         return self._response.status

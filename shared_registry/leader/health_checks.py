@@ -162,7 +162,8 @@ class HealthChecks:
                         group.create_task(peer.run())
                         if shared is not None:
                             group.create_task(shared.run())
-                        await self._election.run()
+                        if config.may_lead:
+                            await self._election.run()
             finally:
                 self._election = self._loop = self._shared_loop = self._discovery = self._peer = None
 

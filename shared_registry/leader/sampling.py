@@ -7,6 +7,8 @@ may matter is reported at once: each other result, and each result of a replica 
 
 from __future__ import annotations
 
+import math
+
 from shared_registry.leader.schedule import phase_of
 from shared_registry.model import NO_DOUBT, ReplicaRecord, ReplicaStatus
 
@@ -14,6 +16,8 @@ REPORTS_A_SECOND = 100
 LONGEST_SILENCE_SECONDS = 60.0
 """How long ago the last answer that Redis knows of may be, beside an interval. `lua/record_outcome.lua` has both numbers
 too."""
+SHORTEST_SECONDS = 1e-6
+"""No silence: two probes of a replica are never so close to each other."""
 WATCHED_SECONDS = 60.0
 """For how long each result of a replica is reported after a failure, a doubt, or a session that failed there."""
 
@@ -28,7 +32,9 @@ class Sampling:
             interval_seconds: Seconds between two probes of a settled replica.
         """
         self._interval_seconds = interval_seconds
-        self._told_at: dict[str, float] = {}
+        self._silence_seconds = SHORTEST_SECONDS
+        self._count = 0
+        self._told_in: dict[str, int] = {}
         self._watched_until: dict[str, float] = {}
 
     def watch(self, key: str, *, now: float) -> None:
@@ -37,7 +43,7 @@ class Sampling:
 
     def forget(self, key: str) -> None:
         """Forget a replica."""
-        self._told_at.pop(key, None)
+        self._told_in.pop(key, None)
         self._watched_until.pop(key, None)
 
     def has_to_tell(self, record: ReplicaRecord, *, ok: bool, now: float) -> bool:
@@ -52,18 +58,23 @@ class Sampling:
         if not ok or not _is_settled(record):
             if record.health.status is ReplicaStatus.HEALTHY:
                 self.watch(key, now=now)
-            self._told_at.pop(key, None)
+            self._told_in.pop(key, None)
             return True
-        told_at = self._told_at.get(key)
-        silence = min(len(self._told_at) / REPORTS_A_SECOND, LONGEST_SILENCE_SECONDS)
-        if told_at is None:
-            # The next turns are spread over the whole time.
-            self._told_at[key] = now - phase_of(key) * LONGEST_SILENCE_SECONDS
-            return True
-        if silence > self._interval_seconds and now - told_at < silence and not self._is_watched(key, now):
+        # Time is divided into equal parts, one report in each; every replica's parts begin at another time.
+        part = math.floor(now / self._silence_seconds + phase_of(key))
+        if self._told_in.get(key) == part and not self._is_watched(key, now):
             return False
-        self._told_at[key] = now
+        self._told_in[key] = part
+        if len(self._told_in) != self._count:
+            self._count = len(self._told_in)
+            self._silence_seconds = self._silence()
         return True
+
+    def _silence(self) -> float:
+        """Return how long the parts are: doubled intervals, so that few changes of the fleet change them."""
+        most = min(self._count / REPORTS_A_SECOND, LONGEST_SILENCE_SECONDS)
+        doublings = math.floor(math.log2(max(most / self._interval_seconds, 1.0)))
+        return self._interval_seconds * 2**doublings if doublings else SHORTEST_SECONDS
 
     def _is_watched(self, key: str, now: float) -> bool:
         until = self._watched_until.get(key)

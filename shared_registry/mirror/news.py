@@ -24,6 +24,7 @@ from shared_registry.happenings import (
     ReplicaEjected,
     ReplicaEmptied,
     ReplicaEnabled,
+    ReplicaExpired,
     ReplicaHappening,
     ReplicaHealthy,
     ReplicaRegistered,
@@ -235,7 +236,9 @@ def _differences(
         return
     if before.endpoint != record.endpoint:
         yield ReplicaUpdated(at=at, record=record, by=by, reason=reason, former=before.endpoint)
-    if before.admin is not record.admin:
+    if record.expired_at is not None and before.expired_at is None:
+        yield ReplicaExpired(at=at, record=record, by=by, reason=record.admin_reason)
+    elif before.admin is not record.admin:
         yield _ADMIN[record.admin](at=at, record=record, by=by, reason=record.admin_reason)
     if before.health.status is not record.health.status:
         yield _status(before.health.status, record, at=at, by=by)

@@ -167,11 +167,11 @@ async def exchange(connection: ReplicaConnection, request: WholeRequest, *, is_u
     except BodyTooLong:
         pass
     except ReplicaBroke as error:
-        raise failure_of(error, received, has_received=connection.has_received) from error
+        raise exchange_failure(error, received, has_received=connection.has_received) from error
     return received.response()
 
 
-def failure_of(error: ReplicaBroke, received: Received, *, has_received: bool) -> ProbeFailure | OwnTrouble:
+def exchange_failure(error: ReplicaBroke, received: Received, *, has_received: bool) -> ProbeFailure | OwnTrouble:
     """Return what a probe says of an exchange that has failed.
 
     Args:

@@ -8,6 +8,7 @@ from typing import cast
 
 from shared_registry.http1.connection import ReplicaClosed, ReplicaConnection
 from shared_registry.http1.response import ReplicaBroke, ResponseReader
+from shared_registry.probing.budget import KeptBudget
 from shared_registry.probing.connection import (
     BODY_LIMIT,
     BodyTooLong,
@@ -15,12 +16,12 @@ from shared_registry.probing.connection import (
     Received,
     Response,
     WholeRequest,
-    failure_of,
+    exchange_failure,
 )
 from shared_registry.probing.own_trouble import OwnTrouble
 from shared_registry.probing.plain_response import read_plain
 
-Ended = Callable[[Response | ProbeFailure | OwnTrouble], None]
+ExchangeEnded = Callable[[Response | ProbeFailure | OwnTrouble], None]
 """Receives the response, or why there is none."""
 
 
@@ -32,13 +33,25 @@ class KeptConnection(asyncio.Protocol):
         exchanges: How many exchanges it has carried.
     """
 
-    __slots__ = ("_ended", "_is_usable", "_reader", "_received", "_request", "_transport", "exchanges", "has_received")
+    __slots__ = (
+        "_budget",
+        "_ended",
+        "_is_usable",
+        "_reader",
+        "_received",
+        "_request",
+        "_transport",
+        "exchanges",
+        "has_received",
+    )
 
-    def __init__(self, connection: ReplicaConnection) -> None:
-        """Take over a connection, which must be idle."""
+    def __init__(self, connection: ReplicaConnection, budget: KeptBudget) -> None:
+        """Take over a connection, which must be idle. It counts in the budget until it has ended."""
+        self._budget = budget
+        budget.kept += 1
         self.exchanges = 1
         self.has_received = False
-        self._ended: Ended | None = None
+        self._ended: ExchangeEnded | None = None
         self._request: WholeRequest
         self._reader: ResponseReader | None = None
         self._received: Received
@@ -50,7 +63,7 @@ class KeptConnection(asyncio.Protocol):
         """Whether it can carry another exchange, as far as this side knows."""
         return self._is_usable and self._ended is None and not self._transport.is_closing()
 
-    def begin(self, request: WholeRequest, ended: Ended) -> None:
+    def begin(self, request: WholeRequest, ended: ExchangeEnded) -> None:
         """Send a request. The connection must be idle.
 
         Args:
@@ -116,6 +129,7 @@ class KeptConnection(asyncio.Protocol):
 
     def connection_lost(self, error: Exception | None) -> None:
         """End the exchange under way, if there is one."""
+        self._budget.kept -= 1
         self._is_usable = False
         lost = ReplicaClosed(str(error) if error else "it closed the connection")
         lost.__cause__ = error
@@ -143,7 +157,7 @@ class KeptConnection(asyncio.Protocol):
         self._is_usable = False
         if self._ended is not None:
             received = self._received if self._reader is not None else Received()
-            self._end(failure_of(error, received, has_received=self.has_received))
+            self._end(exchange_failure(error, received, has_received=self.has_received))
 
     def _end(self, found: Response | ProbeFailure | OwnTrouble) -> None:
         ended, self._ended, self._reader = self._ended, None, None

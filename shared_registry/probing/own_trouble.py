@@ -179,7 +179,8 @@ def _leaf(number: int, host: str, port: int) -> _Leaf:
     if number < 0:
         return _lookup(number)
     # A resolver without a free descriptor may raise an error without a number, or with that of an earlier failure.
-    return _Leaf(number, host, port, is_opaque=number in (0, errno.EAGAIN, errno.ENOENT))
+    # If one of its modules is mDNS, the number is EBUSY.
+    return _Leaf(number, host, port, is_opaque=number in (0, errno.EAGAIN, errno.EBUSY, errno.ENOENT))
 
 
 def _lookup(code: int) -> _Leaf:

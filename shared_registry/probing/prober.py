@@ -22,11 +22,12 @@ from urllib.parse import quote, urlsplit
 
 from shared_registry._version import __version__
 from shared_registry.aio.time_limit import time_limit
-from shared_registry.aio.turns import Turns
+from shared_registry.aio.turn import Turn
 from shared_registry.aio.wheel import Limit, Wheel
 from shared_registry.config import RouterConfig
 from shared_registry.errors import ConfigError, UsageError
 from shared_registry.http1.connection import ReplicaConnection
+from shared_registry.probing.budget import KeptBudget
 from shared_registry.probing.connection import (
     ProbeFailure,
     Response,
@@ -47,12 +48,16 @@ from shared_registry.probing.names import (
 from shared_registry.probing.outcome import ProbeOutcome
 from shared_registry.probing.own_trouble import OwnTrouble, lacks_descriptors
 from shared_registry.probing.text import one_line, timeout_text
-from shared_registry.probing.tls import TlsContexts
+from shared_registry.probing.tls import TlsContexts, resuming
 from shared_registry.probing.websocket import probe_websocket
 from shared_registry.urls import DEFAULT_PORTS, canonical_url
 
 EXCHANGES_PER_CONNECTION = 6
 """How many probes a connection carries: every sixth probe shows whether the replica accepts connections."""
+RESUMPTION_SECONDS = 60.0
+"""For how long new connections resume a TLS session: within it a certificate that expires goes unnoticed."""
+DESCRIPTORS_SECONDS = 0.05
+"""For how long it is taken for granted that there are file descriptors, after it was found out."""
 _LOOKING_UP, _READING_FILES = "looking up the name", "reading the TLS files"
 _WAITING = "waiting for the response"
 
@@ -66,6 +71,28 @@ class _Request(NamedTuple):
     target: str
     headers: list[tuple[str, str]]
     packed: WholeRequest
+
+
+class _Sessions:
+    """The TLS session of one replica, to be resumed for some time after the handshake in which it was verified."""
+
+    __slots__ = ("_session", "_verified_at")
+
+    def __init__(self) -> None:
+        self._session: ssl.SSLSession | None = None
+        self._verified_at = -math.inf
+
+    def usable(self, now: float) -> ssl.SSLSession | None:
+        """Return the session, if it may still be resumed."""
+        return self._session if now - self._verified_at < RESUMPTION_SECONDS else None
+
+    def learn(self, connection: ssl.SSLObject | None, now: float) -> None:
+        """Keep the session of a connection that has carried a response."""
+        if connection is None:
+            return
+        if not connection.session_reused:
+            self._verified_at = now
+        self._session = connection.session
 
 
 @dataclass(slots=True)
@@ -82,9 +109,10 @@ class _Origin:
     host: str
     port: int
     is_named: bool
-    turns: Turns = field(default_factory=Turns)
+    turn: Turn = field(default_factory=Turn)
     opened: ReplicaConnection | None = None
     kept: KeptConnection | None = None
+    sessions: _Sessions = field(default_factory=_Sessions)
     address: str = ""
     target: str = ""
     request: _Request | None = None
@@ -112,7 +140,7 @@ class _Origin:
             self.kept = None
 
 
-Ended = Callable[[ProbeOutcome | float], None]
+ProbeEnded = Callable[[ProbeOutcome | float], None]
 """See `HttpProber.begin`."""
 
 
@@ -121,7 +149,7 @@ class WarmProbe(Limit):
 
     __slots__ = ("_ended", "_prober", "_started", "kept", "origin", "timeout")
 
-    def __init__(self, prober: HttpProber, origin: _Origin, kept: KeptConnection, ended: Ended) -> None:
+    def __init__(self, prober: HttpProber, origin: _Origin, kept: KeptConnection, ended: ProbeEnded) -> None:
         super().__init__()
         self.origin = origin
         self.kept = kept
@@ -193,8 +221,10 @@ class HttpProber:
         self._origins: dict[str, _Origin] = {}
         self._known: dict[str, tuple[_Origin, str]] = {}
         self._is_http = self._config.health_check_type == "http"
+        self._budget = KeptBudget()
         self._under_way = Wheel()
         self._turning: asyncio.TimerHandle | None = None
+        self._has_descriptors_until = -math.inf
         self._is_closed = False
 
     async def __aenter__(self) -> Self:
@@ -288,7 +318,7 @@ class HttpProber:
         duration_ms = (time.perf_counter() - started) * 1000
         return ProbeOutcome(duration_ms, error, address=origin.address, looked_up_at=origin.looked_up_at)
 
-    def begin(self, url: str, *, timeout: float, ended: Ended) -> WarmProbe | None:
+    def begin(self, url: str, *, timeout: float, ended: ProbeEnded) -> WarmProbe | None:
         """Probe once over the kept connection, without a task. Most probes of a settled replica are like that.
 
         Returns:
@@ -306,8 +336,10 @@ class HttpProber:
         if known is None or self._is_closed or not self._is_http:
             return None
         origin, target = known
-        kept = self._kept(origin)
-        if kept is None or not self._is_where_its_name_is(origin) or not origin.turns.try_take():
+        kept = origin.kept
+        if kept is None or not kept.is_idle or kept.exchanges >= EXCHANGES_PER_CONNECTION:
+            return None
+        if not self._is_where_its_name_is(origin) or not origin.turn.try_take():
             return None
         probe = WarmProbe(self, origin, kept, ended)
         probe.timeout = timeout
@@ -335,7 +367,7 @@ class HttpProber:
         self._under_way.discard(probe)
         if not is_kept or not probe.kept.is_idle or self._origins.get(origin.key) is not origin:
             origin.hang_up()
-        origin.turns.give_back()
+        origin.turn.give_back()
 
     def _recognize(self, url: str) -> tuple[_Origin, str]:
         """Return the origin of a url and the path with the query, and remember them, because reading a url takes long.
@@ -357,14 +389,14 @@ class HttpProber:
         return failure if isinstance(failure, OwnTrouble) else None
 
     async def _verdict(self, origin: _Origin, target: str, *, fresh: bool, address: str) -> str | None:
-        await origin.turns.take()
+        await origin.turn.take()
         error: str | None = "cancelled"
         try:
             error = await self._check(origin, target, fresh=fresh, address=address)
         finally:
             if error is not None or not self._is_http:
                 origin.hang_up()
-            origin.turns.give_back()
+            origin.turn.give_back()
         return error
 
     async def _check(self, origin: _Origin, target: str, *, fresh: bool, address: str) -> str | None:
@@ -391,8 +423,12 @@ class HttpProber:
         origin.hang_up()
         opened = await self._connect(origin, address, fresh=fresh)
         response = await self._exchange(origin, opened, request.packed)
-        if origin.opened is not None:
-            origin.opened, origin.kept = None, KeptConnection(origin.opened)
+        if origin.is_https:
+            origin.sessions.learn(opened.tls, time.monotonic())
+        if origin.opened is not None and self._budget.has_room:
+            origin.opened, origin.kept = None, KeptConnection(origin.opened, self._budget)
+        else:
+            origin.hang_up()
         return response
 
     def _request(self, origin: _Origin, target: str) -> _Request:
@@ -421,9 +457,16 @@ class HttpProber:
         kept = origin.kept
         if kept is None or not kept.is_idle:
             return None
-        if kept.exchanges >= EXCHANGES_PER_CONNECTION and not lacks_descriptors():
+        if kept.exchanges >= EXCHANGES_PER_CONNECTION and not self._lacks_descriptors():
             return None
         return kept
+
+    def _lacks_descriptors(self) -> bool:
+        """Return whether there are none, or were none some hundredths of a second ago: to find out takes a while."""
+        now = time.monotonic()
+        if now >= self._has_descriptors_until and not lacks_descriptors():
+            self._has_descriptors_until = now + DESCRIPTORS_SECONDS
+        return now >= self._has_descriptors_until
 
     async def _look_up(self, origin: _Origin, max_age_seconds: float) -> tuple[str, ...]:
         origin.activity = _LOOKING_UP
@@ -446,7 +489,8 @@ class HttpProber:
         if len(addresses) == 1:
             origin.address = addresses[0]
         name = self._tls.server_name(origin.host)
-        origin.opened, origin.address = await connect_to_replica(addresses, origin.port, context, name)
+        with resuming(None if fresh or context is None else origin.sessions.usable(time.monotonic())):
+            origin.opened, origin.address = await connect_to_replica(addresses, origin.port, context, name)
         return origin.opened
 
     async def _exchange(
@@ -467,7 +511,7 @@ class HttpProber:
             return
         for url in origin.urls:
             del self._known[url]
-        if not origin.turns.is_taken:
+        if not origin.turn.is_taken:
             origin.hang_up()
 
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import contextvars
 import logging
 import ssl
 from collections.abc import Iterator
+from typing import Any
 
 from shared_registry.aio.daemon_thread import call_in_daemon_thread
 from shared_registry.aio.from_files import Stamp, stamp_of
@@ -129,6 +131,7 @@ def default_context(config: RouterConfig | None = None) -> ssl.SSLContext:
             # Without the password argument, OpenSSL would ask for one at the terminal.
             context.load_cert_chain(config.replica_tls_certificate_file, config.replica_tls_key_file, lambda: "")
     context.set_alpn_protocols(["http/1.1"])
+    context.__class__ = ResumingContext  # the standard library makes no default context of another class
     return context
 
 
@@ -142,6 +145,35 @@ def _system_context() -> ssl.SSLContext:
             if not paths.capath or own_trouble(error) is not None:  # otherwise the directory may be enough
                 raise
     return context
+
+
+_session: contextvars.ContextVar[ssl.SSLSession | None] = contextvars.ContextVar("_session", default=None)
+
+
+class ResumingContext(ssl.SSLContext):
+    """A context whose connections resume the TLS session that `resuming` names."""
+
+    def wrap_bio(self, *args: Any, session: ssl.SSLSession | None = None, **options: Any) -> ssl.SSLObject:
+        """Return the object for one connection; see `ssl.SSLContext`. Event loops call it."""
+        session = session or _session.get()
+        if session is not None:
+            with contextlib.suppress(ValueError):  # a session of a context that has been replaced
+                return super().wrap_bio(*args, session=session, **options)
+        return super().wrap_bio(*args, **options)
+
+
+@contextlib.contextmanager
+def resuming(session: ssl.SSLSession | None) -> Iterator[None]:
+    """Connections that this task opens in the block resume a session, which saves most of a handshake's cost.
+
+    A replica whose certificate was verified in the first handshake is not verified again. So a session belongs to one
+    replica and its name, and must not be resumed for long.
+    """
+    token = _session.set(session)
+    try:
+        yield
+    finally:
+        _session.reset(token)
 
 
 class UnusableFile(Exception):

@@ -38,8 +38,7 @@ async def inform(
         joined: Set once the router has joined the registry.
     """
     async with asyncio.TaskGroup() as tasks:
-        if notifier.watchdog_seconds is not None:
-            tasks.create_task(_show_life(notifier, notifier.watchdog_seconds * WATCHDOG_SHARE))
+        tasks.create_task(show_life(notifier))
         becoming_ready = tasks.create_task(_announce(notifier, url, opened, joined))
         await stop.asked.wait()
         becoming_ready.cancel()
@@ -60,7 +59,8 @@ async def _announce(
         notifier.ready(f"serving on {url}")
 
 
-async def _show_life(notifier: ServiceNotifier, seconds: float) -> None:
-    while True:
+async def show_life(notifier: ServiceNotifier) -> None:
+    """Show systemd until cancelled that the process lives, if it watches that."""
+    while notifier.watchdog_seconds is not None:
         notifier.alive()
-        await asyncio.sleep(seconds)
+        await asyncio.sleep(notifier.watchdog_seconds * WATCHDOG_SHARE)

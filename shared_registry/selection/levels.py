@@ -247,10 +247,9 @@ class Levels:
             most -= 1
             replica, _ = self._unsettled.popitem()
             number = self._at.get(replica)
-            if number is not None:
-                if self.levels[number].weight_of(replica) != self._weight_of(replica, number):
-                    self._weigh(replica, number)
-                    self._note(number, replica)
+            if number is not None and self.levels[number].weight_of(replica) != self._weight_of(replica, number):
+                self._weigh(replica, number)
+                self._note(number, replica)
         return not self._unsettled
 
     def _divide(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, cast
 
 from redis.asyncio import RedisCluster
@@ -57,6 +58,11 @@ async def execute(pipeline: Client) -> list[Any]:
         if isinstance(reply, Exception):
             raise reply
     return replies
+
+
+def load_of(score: float, weight: float) -> int:
+    """Return the number of sessions on a replica, by its score in a ready set; 0 for a score that cannot be."""
+    return max(round(score * weight), 0) if math.isfinite(score) else 0
 
 
 def stream_entries(streams: object) -> list[tuple[str, dict[str, str]]]:

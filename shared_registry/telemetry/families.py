@@ -175,7 +175,7 @@ OF_POOL = (
     Family(
         "sr_opinions_total",
         "counter",
-        "Probes with which this router told others about a replica that another one probes, by result, as"
+        "Probes of a replica that another router probes, made for an opinion, by result, as"
         " sr_probes_total. A router whose opinions fail while those of others are ok cannot reach replicas.",
         ("result",),
     ),

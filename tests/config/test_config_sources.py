@@ -59,6 +59,7 @@ FROM_TEXT: dict[str, tuple[str, object]] = {
     "router_expiry_seconds": ("10", 10.0),
     "fast_interval_seconds": ("0.5", 0.5),
     "probing": ("shared", "shared"),
+    "may_lead": ("false", False),
     "probe_concurrency": ("8", 8),
     "refresh_seconds": ("2", 2.0),
     "max_staleness_seconds": ("30", 30.0),
@@ -114,6 +115,8 @@ FROM_TEXT: dict[str, tuple[str, object]] = {
     "admin_access": ("none", "none"),
     "admin_tokens": ("a: sk-0123456789abcdef lease", check_admin_tokens([{"a": "sk-0123456789abcdef lease"}])),
     "admin_tokens_file": ("tokens", "tokens"),
+    "admin_client_ca_file": ("ca.pem", "ca.pem"),
+    "admin_client_access": ("lease", "lease"),
     "max_api_leases": ("7", 7),
 }
 
@@ -125,6 +128,7 @@ NEEDED = {
     "tls_certificate_file": ["tls_key_file"],
     "tls_key_file": ["tls_certificate_file"],
     "tls_client_ca_file": ["tls_certificate_file", "tls_key_file"],
+    "admin_client_ca_file": ["tls_certificate_file", "tls_key_file"],
 }
 """Settings without which another one cannot be set."""
 

@@ -44,14 +44,3 @@ async def test_each_file_of_the_page_is_read(tmp_path: Path, text: str) -> None:
 def test_the_page_lists_every_key() -> None:
     listed = {name for row in re.findall(r"^\| ([^|]+) \|", PAGE, re.MULTILINE) for name in re.findall(r"`(\w+)`", row)}
     assert {key for keys in KEYS.values() for key in keys} - {"path"} <= listed
-
-
-def test_the_role_reads_slices_and_nothing_else() -> None:
-    parts = list(yaml.safe_load_all((ROOT / "examples/kubernetes/rbac.yaml").read_text(encoding="utf-8")))
-    (role,) = [part for part in parts if part["kind"] == "Role"]
-    (rule,) = role["rules"]
-    assert rule == {
-        "apiGroups": ["discovery.k8s.io"],
-        "resources": ["endpointslices"],
-        "verbs": ["get", "list", "watch"],
-    }

@@ -88,7 +88,8 @@ async def test_a_replica_returning_during_its_probe_is_probed_after_it(clock: Fa
     cluster = Cluster(clock, 2)
     async with leading(clock, cluster) as leader:
         leader.probe.latency[url_of(0)] = 2.0
-        await clock.advance(1.5)  # from 1.01 on its second probe is under way
+        await clock.run_until(lambda: len(leader.probe.starts_of(0)) == 2)
+        await clock.advance(0.5)
         probes = len(leader.probe.starts_of(0))
         if comes_back_as == "enabled":
             cluster.set_admin(0, AdminState.DISABLED)
@@ -98,7 +99,7 @@ async def test_a_replica_returning_during_its_probe_is_probed_after_it(clock: Fa
             cluster.remove(0)
             await clock.settle()
             cluster.add(0, incarnation="2")
-        await clock.advance(1.5)
+        await clock.advance(1.4)
         assert len(leader.probe.starts_of(0)) == probes
         await clock.advance(0.2)
         if comes_back_as == "registered":

@@ -13,7 +13,7 @@ import pytest
 
 from shared_registry.errors import ConfigError
 from shared_registry.http1.connection import ReplicaConnection
-from shared_registry.probing import Evidence, HttpProber, guarded
+from shared_registry.probing import Evidence, HttpProber, budget, guarded
 from shared_registry.probing.prober import EXCHANGES_PER_CONNECTION
 from tests.support.replica_server import ReplicaServer
 from tests.support.scripted_server import (
@@ -52,6 +52,27 @@ async def test_every_origin_has_its_own_connection() -> None:
         failing = server.replica(hosts.pop(7))
         assert (failing.connections, failing.requests) == (3, 3)
         assert {(server.replica(host).connections, server.replica(host).requests) for host in hosts} == {(1, 3)}
+
+
+@pytest.mark.skipif(not hasattr(socket, "SO_BINDTODEVICE"), reason="only Linux answers on all of 127.x.y.z")
+async def test_connections_beyond_the_budget_are_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(budget, "most_kept", lambda: 3)
+    hosts = [f"127.0.1.{number}" for number in range(1, 9)]
+
+    def kept() -> int:
+        return sum(len(server.replica(host).open_connections) for host in hosts)
+
+    async with ReplicaServer("0.0.0.0") as server, HttpProber() as prober:
+        for _ in range(3):
+            for host in hosts:
+                assert (await prober(f"{server.url(host)}/health", timeout=LONG))[1] is None
+            await until(lambda: kept() == 3)
+        assert sorted(server.replica(host).connections for host in hosts) == [1] * 3 + [3] * 5
+        server.replica(hosts[0]).drop_connections()
+        await until(lambda: kept() == 2)
+        for host in hosts[1:]:
+            assert (await prober(f"{server.url(host)}/health", timeout=LONG))[1] is None
+        await until(lambda: kept() == 3, "another one has its place")
 
 
 async def test_a_new_connection_says_when_its_name_was_looked_up() -> None:
@@ -423,3 +444,67 @@ async def test_closing_the_prober_fails_probes_in_progress() -> None:
         await prober.aclose()
         assert (await task)[1] is not None
         await until(lambda: server.open == 0)
+
+
+async def test_a_probe_without_a_task_needs_a_usable_connection() -> None:
+    async with scripted(answer_all) as server, HttpProber() as prober:
+        url, ended = f"{server.url}/health", list[object]()
+        assert prober.begin(url, timeout=LONG, ended=ended.append) is None, "there is none yet"
+        assert (await prober(url, timeout=LONG))[1] is None
+        for _ in range(EXCHANGES_PER_CONNECTION - 1):
+            assert prober.begin(url, timeout=LONG, ended=ended.append) is not None
+            assert prober.begin(url, timeout=LONG, ended=ended.append) is None, "one is under way"
+            count = len(ended)
+            await until(lambda: len(ended) > count)  # noqa: B023
+        assert prober.begin(url, timeout=LONG, ended=ended.append) is None, "every sixth opens a new one"
+        assert [outcome.error for outcome in ended if not isinstance(outcome, float)] == [None] * 5
+        assert server.accepted == 1
+
+
+async def test_a_probe_without_a_task_ends_at_its_limit() -> None:
+    async def script(peer: Peer) -> None:
+        await peer.request()
+        await peer.send(OK)
+        await peer.gone()
+
+    async with scripted(script) as server, HttpProber() as prober:
+        url, ended = f"{server.url}/health", list[object]()
+        assert (await prober(url, timeout=LONG))[1] is None
+        assert prober.begin(url, timeout=SHORT, ended=ended.append) is not None
+        await until(lambda: ended)
+        assert getattr(ended[0], "error", "") == f"timeout after {SHORT}s while waiting for the response"
+        assert prober.begin(url, timeout=LONG, ended=ended.append) is None
+        await until(lambda: server.open == 0)
+
+
+async def test_a_probe_without_a_task_asks_for_another_try() -> None:
+    """The replica had closed the connection, which says nothing of it."""
+
+    async def script(peer: Peer) -> None:
+        await peer.request()
+        await peer.send(OK)
+        await peer.request()
+
+    async with scripted(script) as server, HttpProber() as prober:
+        url, ended = f"{server.url}/health", list[object]()
+        assert (await prober(url, timeout=LONG))[1] is None
+        assert prober.begin(url, timeout=LONG, ended=ended.append) is not None
+        await until(lambda: ended)
+        assert isinstance(ended[0], float)
+
+
+async def test_a_cancelled_probe_without_a_task_closes_its_connection() -> None:
+    async def script(peer: Peer) -> None:
+        await peer.request()
+        await peer.send(OK)
+        await peer.gone()
+
+    async with scripted(script) as server, HttpProber() as prober:
+        url, ended = f"{server.url}/health", list[object]()
+        assert (await prober(url, timeout=LONG))[1] is None
+        probe = prober.begin(url, timeout=LONG, ended=ended.append)
+        assert probe is not None
+        probe.cancel()
+        await until(lambda: server.open == 0)
+        assert ended == []
+        assert (await prober(url, timeout=LONG))[1] is None, "the next one has its turn"

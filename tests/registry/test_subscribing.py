@@ -26,6 +26,7 @@ from shared_registry.admin.operator import Operator
 from shared_registry.embedded import EmbeddedServer
 from shared_registry.happenings import DenialReason, FailureCause, Happening, LeaseEnd, TermEnd
 from tests.support.faulty_proxy import FaultyProxy
+from tests.support.space import Space
 from tests.support.until import until
 
 A, B = "http://10.0.0.1:8000", "http://10.0.0.2:8000"
@@ -381,3 +382,19 @@ async def test_a_listener_may_do_without_every_session(server: EmbeddedServer, n
     of_leases = [one for one in rare if isinstance(one, happenings.LeaseHappening)]
     assert [one.end for one in of_leases if isinstance(one, happenings.LeaseEnded)] == [LeaseEnd.LEFT]
     assert len(of_leases) == 1
+
+
+async def test_an_expiry_is_heard_once_with_its_reason(server: EmbeddedServer, space: Space, namespace: str) -> None:
+    async with running(server.url, namespace, leads=False) as watcher:
+        await space.store.announce(A, ReplicaEndpoint(A), owner="pod-1", instance="a", ttl_seconds=5)
+        await watcher.heard.next(happenings.ReplicaRegistered)
+        space.raw.hset(space.keys.meta, "announcements_resumed_at_ms", 0)
+        space.raw.zadd(space.keys.announced, {A: space.now_ms() - 1})
+        await watcher.heard.next(happenings.ReplicaRemoved)
+        assert [type(it).__name__ for it in watcher.heard.of(happenings.ReplicaHappening)] == [
+            "ReplicaRegistered",
+            "ReplicaExpired",
+            "ReplicaRemoved",
+        ]
+        [expired] = watcher.heard.of(happenings.ReplicaExpired)
+        assert (expired.by, expired.reason) == ("", "no heartbeat of pod-1 for 5 s")

@@ -14,17 +14,18 @@ import pytest
 def find_program(name: str, package: str = "") -> str:
     """Return where a program of the system is, which a Debian package brings."""
     program = shutil.which(name) or shutil.which(name, path="/usr/sbin:/usr/local/sbin")
-    return program or _missing(f"needs {name}: apt-get install {package or name}")
+    return program or missing(f"needs {name}: apt-get install {package or name}")
 
 
 def find_module(name: str, package: str = "") -> Any:
     """Return a module of the extra `foreign`, which a package of PyPI brings. Also for a whole test module."""
     if importlib.util.find_spec(name) is None:
-        _missing(f"needs {name}: pip install {package or name}")
+        missing(f"needs {name}: pip install {package or name}")
     return importlib.import_module(name)
 
 
-def _missing(why: str) -> NoReturn:
+def missing(why: str) -> NoReturn:
+    """Skip the test, or the whole test module; in CI fail."""
     if os.environ.get("CI") == "true":
         pytest.fail(why, pytrace=False)
     pytest.skip(why, allow_module_level=True)

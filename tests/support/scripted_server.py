@@ -8,6 +8,7 @@ import socket
 import ssl
 import struct
 from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import cast
 
 from tests.support.accepted import stop_listening
 
@@ -28,6 +29,11 @@ class Peer:
         self._server = server
         self._reader = reader
         self._writer = writer
+
+    @property
+    def tls(self) -> ssl.SSLObject:
+        """The connection's TLS."""
+        return cast("ssl.SSLObject", self._writer.get_extra_info("ssl_object"))
 
     async def request(self) -> bytes:
         """Wait for the next request; the script ends where the peer goes instead."""

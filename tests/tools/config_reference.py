@@ -29,10 +29,10 @@ HEAD = """\
 Made from the settings' own docstrings by `python -m tests.tools.config_reference`: change them in
 `registry_settings.py` and `serving_settings.py` in `shared_registry/config`.
 
-A setting is read from these sources; the first that has it is used: the command line (`--redis`, `--namespace`, and
-further options in a command's `--help`), the environment (`SHARED_REGISTRY_<SETTING>`), the YAML file given with
-`--config`, the default. Code that builds `RouterConfig(...)` itself reads neither file nor environment.
-`shared-registry config show` prints the values in force and the source of each.
+A setting is read from four sources, and the first that has it is used. They are the command line (`--redis`,
+`--namespace`, and further options in a command's `--help`), the environment (`SHARED_REGISTRY_<SETTING>`), the YAML
+file given with `--config`, and the default. Code that builds `RouterConfig(...)` itself reads neither file nor
+environment. `shared-registry config show` prints the values in force and the source of each.
 
 ```yaml
 router:

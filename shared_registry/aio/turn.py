@@ -6,8 +6,8 @@ import asyncio
 from collections import deque
 
 
-class Turns:
-    """Gives one holder after the other its turn, in the order of their requests. Bound to one event loop."""
+class Turn:
+    """Is with one holder after the other, in the order of their requests. Bound to one event loop."""
 
     __slots__ = ("_is_taken", "_waiting")
 

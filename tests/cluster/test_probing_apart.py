@@ -1,0 +1,92 @@
+"""A fleet in which some routers only probe, and the others never lead: real processes of the command."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import signal
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from redis import Redis
+
+from shared_registry.embedded import EmbeddedServer
+from shared_registry.store.keys import Keys
+from tests.support.command import Running, run, running
+from tests.support.replica_server import ReplicaServer
+from tests.support.until import until
+
+
+@pytest.fixture
+async def replica() -> AsyncIterator[ReplicaServer]:
+    async with ReplicaServer() as server:
+        yield server
+
+
+def variables(server: EmbeddedServer, namespace: str, *, replicas: str = "") -> dict[str, str]:
+    return {
+        "SHARED_REGISTRY_REDIS_URL": server.url,
+        "SHARED_REGISTRY_NAMESPACE": namespace,
+        "SHARED_REGISTRY_REPLICAS": replicas,
+        "SHARED_REGISTRY_HEALTH_CHECK_INTERVAL_SECONDS": "0.2",
+        "SHARED_REGISTRY_HOST": "127.0.0.1",
+        "SHARED_REGISTRY_PORT": "0",
+    }
+
+
+def has_joined(router: Running) -> bool:
+    return " has joined " in router.err or " probes for namespace " in router.err
+
+
+def leader(raw: Redis, keys: Keys) -> str:
+    return str(raw.hget(keys.leader, "router") or "")
+
+
+async def test_a_router_that_only_probes_leads_and_listens_nowhere(
+    tmp_path: Path, server: EmbeddedServer, namespace: str, replica: ReplicaServer
+) -> None:
+    settings = variables(server, namespace, replicas=replica.url())
+    with running(tmp_path, "probe", "--json", **settings) as prober:
+        await until(lambda: run("wait", "--ready", "1", "--timeout", "1", **settings).code == 0)
+        assert replica.replica().requests
+        (router,) = json.loads(run("routers", "--json", **settings).out)["routers"]
+        assert router["is_leader"]
+        inodes = {link.readlink().name for link in Path(f"/proc/{prober.process.pid}/fd").iterdir() if link.is_symlink()}
+        table = Path(f"/proc/{prober.process.pid}/net/tcp").read_text().splitlines()[1:]
+        listening = {f"socket:[{line.split()[9]}]" for line in table if line.split()[3] == "0A"}
+        assert not inodes & listening
+        done = prober.ends(signal.SIGTERM)
+    assert done.code == 0
+    assert json.loads(done.err_lines[-1])["message"] == "router: stopped"
+    assert json.loads(run("routers", "--json", **settings).out)["routers"] == []
+
+
+async def test_a_router_that_never_leads_leaves_it_to_others(
+    tmp_path: Path, server: EmbeddedServer, namespace: str, replica: ReplicaServer
+) -> None:
+    settings, keys = variables(server, namespace, replicas=replica.url()), Keys(namespace)
+    with contextlib.ExitStack() as stack:
+        raw = stack.enter_context(Redis.from_url(server.url, decode_responses=True))
+        serving = stack.enter_context(running(tmp_path, "serve", "--never-lead", **settings))
+        await until(lambda: has_joined(serving))
+        prober = stack.enter_context(running(tmp_path, "probe", **settings))
+        await until(lambda: leader(raw, keys) != "")
+        first = leader(raw, keys)
+        assert f"{first} probes for namespace" in prober.err
+        await until(lambda: run("wait", "--ready", "1", "--timeout", "1", **settings).code == 0)
+        prober.ends(signal.SIGKILL)
+        second = stack.enter_context(running(tmp_path, "probe", **settings))
+        await until(lambda: leader(raw, keys) not in ("", first))
+        assert f"{leader(raw, keys)} probes for namespace" in second.err
+        assert "leading in epoch" not in serving.err
+        assert serving.ends(signal.SIGTERM).code == 0
+
+
+async def test_a_prober_without_redis_exits_in_the_given_time(tmp_path: Path) -> None:
+    settings = {"SHARED_REGISTRY_REDIS_URL": "redis://127.0.0.1:1", "SHARED_REGISTRY_REPLICAS": ""}
+    with running(tmp_path, "probe", "--wait-redis", "0.3", **settings) as prober:
+        done = prober.ends()
+    assert done.code == 3
+    assert done.err_lines[-1].startswith("error: ")
+    assert "Traceback" not in done.err

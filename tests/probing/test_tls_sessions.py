@@ -1,0 +1,73 @@
+"""New connections to a replica resume its TLS session, for some time, and never while the replica is in doubt."""
+
+from __future__ import annotations
+
+import ssl
+from pathlib import Path
+
+import pytest
+
+from shared_registry.config import RouterConfig
+from shared_registry.probing import HttpProber
+from shared_registry.probing import prober as prober_module
+from tests.support.scripted_server import LONG, Peer, scripted
+
+
+class Handshakes:
+    """Answers one probe a connection, and notes whether each connection has resumed a session."""
+
+    def __init__(self) -> None:
+        self.resumed: list[bool] = []
+
+    async def __call__(self, peer: Peer) -> None:
+        await peer.request()
+        self.resumed.append(peer.tls.session_reused)
+        await peer.send(b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 0\r\n\r\n")
+
+
+def trusting(certificate: Path) -> RouterConfig:
+    return RouterConfig(replica_tls_ca_file=str(certificate))
+
+
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+async def test_new_connections_resume_the_session(certificate: Path, version: ssl.TLSVersion) -> None:
+    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    tls.load_cert_chain(certificate)
+    tls.maximum_version = version
+    seen = Handshakes()
+    async with scripted(seen, tls=tls) as server, HttpProber(trusting(certificate)) as prober:
+        for _ in range(4):
+            assert (await prober(f"{server.url}/health", timeout=LONG))[1] is None
+    assert seen.resumed == [False, True, True, True]
+
+
+async def test_a_replica_in_doubt_is_verified_anew(server_tls: ssl.SSLContext, certificate: Path) -> None:
+    seen = Handshakes()
+    async with scripted(seen, tls=server_tls) as server, HttpProber(trusting(certificate)) as prober:
+        for fresh in (False, True, False):
+            assert (await prober.ask(f"{server.url}/health", timeout=LONG, fresh=fresh)).error is None
+    assert seen.resumed == [False, False, True]
+
+
+async def test_a_session_is_resumed_for_some_time_only(
+    server_tls: ssl.SSLContext, certificate: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = Handshakes()
+    async with scripted(seen, tls=server_tls) as server, HttpProber(trusting(certificate)) as prober:
+        for _ in range(2):
+            assert (await prober(f"{server.url}/health", timeout=LONG))[1] is None
+        monkeypatch.setattr(prober_module, "RESUMPTION_SECONDS", 0.0)
+        assert (await prober(f"{server.url}/health", timeout=LONG))[1] is None
+    assert seen.resumed == [False, True, False]
+
+
+async def test_no_replica_gets_the_session_of_another(server_tls: ssl.SSLContext, certificate: Path) -> None:
+    seen = Handshakes()
+    async with (
+        scripted(seen, tls=server_tls) as server,
+        scripted(seen, tls=server_tls) as other,
+        HttpProber(trusting(certificate)) as prober,
+    ):
+        for url in (server.url, other.url):
+            assert (await prober(f"{url}/health", timeout=LONG))[1] is None
+    assert seen.resumed == [False, False]
