@@ -14,8 +14,8 @@ import time
 import tracemalloc
 
 from benchmarks.processes import Answer, parent_input, serve, until, write_answer
-from shared_registry.cli.serving_loop import serving_loop_factory
 from shared_registry import Lease, RouterConfig, SharedReplicaRegistry
+from shared_registry.cli.serving_loop import serving_loop_factory
 from shared_registry.model import ReplicaEndpoint
 from shared_registry.probing import HttpProber
 

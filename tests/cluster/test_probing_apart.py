@@ -43,6 +43,17 @@ def leader(raw: Redis, keys: Keys) -> str:
     return str(raw.hget(keys.leader, "router") or "")
 
 
+def listens(pid: int) -> bool:
+    """Return whether a process listens on a TCP port."""
+    files = {str(link.readlink()) for link in Path(f"/proc/{pid}/fd").iterdir()}
+    rows = [
+        line.split()
+        for name in ("tcp", "tcp6")
+        for line in Path(f"/proc/{pid}/net/{name}").read_text().splitlines()[1:]
+    ]
+    return bool(files & {f"socket:[{row[9]}]" for row in rows if row[3] == "0A"})
+
+
 async def test_a_router_that_only_probes_leads_and_listens_nowhere(
     tmp_path: Path, server: EmbeddedServer, namespace: str, replica: ReplicaServer
 ) -> None:
@@ -52,10 +63,7 @@ async def test_a_router_that_only_probes_leads_and_listens_nowhere(
         assert replica.replica().requests
         (router,) = json.loads(run("routers", "--json", **settings).out)["routers"]
         assert router["is_leader"]
-        inodes = {link.readlink().name for link in Path(f"/proc/{prober.process.pid}/fd").iterdir() if link.is_symlink()}
-        table = Path(f"/proc/{prober.process.pid}/net/tcp").read_text().splitlines()[1:]
-        listening = {f"socket:[{line.split()[9]}]" for line in table if line.split()[3] == "0A"}
-        assert not inodes & listening
+        assert not listens(prober.process.pid)
         done = prober.ends(signal.SIGTERM)
     assert done.code == 0
     assert json.loads(done.err_lines[-1])["message"] == "router: stopped"
