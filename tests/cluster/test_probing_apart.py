@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import signal
@@ -35,6 +36,17 @@ def variables(server: EmbeddedServer, namespace: str, *, replicas: str = "") -> 
     }
 
 
+async def is_ready(settings: dict[str, str]) -> bool:
+    done = await asyncio.to_thread(run, "wait", "--ready", "1", "--timeout", "1", **settings)
+    return done.code == 0
+
+
+async def routers(settings: dict[str, str]) -> list[dict[str, object]]:
+    done = await asyncio.to_thread(run, "routers", "--json", **settings)
+    found: list[dict[str, object]] = json.loads(done.out)["routers"]
+    return found
+
+
 def has_joined(router: Running) -> bool:
     return " has joined " in router.err or " probes for namespace " in router.err
 
@@ -59,15 +71,15 @@ async def test_a_router_that_only_probes_leads_and_listens_nowhere(
 ) -> None:
     settings = variables(server, namespace, replicas=replica.url())
     with running(tmp_path, "probe", "--json", **settings) as prober:
-        await until(lambda: run("wait", "--ready", "1", "--timeout", "1", **settings).code == 0)
+        await until(lambda: is_ready(settings))
         assert replica.replica().requests
-        (router,) = json.loads(run("routers", "--json", **settings).out)["routers"]
+        (router,) = await routers(settings)
         assert router["is_leader"]
         assert not listens(prober.process.pid)
         done = prober.ends(signal.SIGTERM)
     assert done.code == 0
     assert json.loads(done.err_lines[-1])["message"] == "router: stopped"
-    assert json.loads(run("routers", "--json", **settings).out)["routers"] == []
+    assert await routers(settings) == []
 
 
 async def test_a_router_that_never_leads_leaves_it_to_others(
@@ -82,7 +94,7 @@ async def test_a_router_that_never_leads_leaves_it_to_others(
         await until(lambda: leader(raw, keys) != "")
         first = leader(raw, keys)
         assert f"{first} probes for namespace" in prober.err
-        await until(lambda: run("wait", "--ready", "1", "--timeout", "1", **settings).code == 0)
+        await until(lambda: is_ready(settings))
         prober.ends(signal.SIGKILL)
         second = stack.enter_context(running(tmp_path, "probe", **settings))
         await until(lambda: leader(raw, keys) not in ("", first))
