@@ -153,7 +153,7 @@ RULES = {
         (Kind.REMOVE, Kind.STOP),
     ),
     "a config file does not override an operator": Rule(
-        (Lua("if mode == 'seed' and not is_new and source == 'explicit' then", "if false then"),), (Kind.ADD, Kind.STOP)
+        (Lua("if mode == 'seed' and not is_new and (source == 'explicit' or is_discovered(source)) then", "if false then"),), (Kind.ADD, Kind.STOP)
     ),
     "a clock that was set back does not keep the dead": Rule(
         (Lua("if tonumber(redis.call('ZSCORE', keys.routers, far)) > now_ms + own then", "if false then"),),
