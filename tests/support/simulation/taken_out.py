@@ -85,7 +85,8 @@ RULES = {
         (Kind.SLOW, Kind.CLOCK),
     ),
     "a report is applied once": Rule(
-        (Lua("if tonumber(batch) <= stored_number(holder[3], 0) then", "if false then"),), (Kind.REPEAT, Kind.LOSE_REPLIES)
+        (Lua("if tonumber(batch) <= stored_number(holder[3], 0) then", "if false then"),),
+        (Kind.REPEAT, Kind.LOSE_REPLIES),
     ),
     "an acquire that runs twice takes one slot": Rule(
         (
@@ -153,7 +154,13 @@ RULES = {
         (Kind.REMOVE, Kind.STOP),
     ),
     "a config file does not override an operator": Rule(
-        (Lua("if mode == 'seed' and not is_new and (source == 'explicit' or is_discovered(source)) then", "if false then"),), (Kind.ADD, Kind.STOP)
+        (
+            Lua(
+                "if mode == 'seed' and not is_new and (source == 'explicit' or is_discovered(source)) then",
+                "if false then",
+            ),
+        ),
+        (Kind.ADD, Kind.STOP),
     ),
     "a clock that was set back does not keep the dead": Rule(
         (Lua("if tonumber(redis.call('ZSCORE', keys.routers, far)) > now_ms + own then", "if false then"),),
