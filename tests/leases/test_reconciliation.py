@@ -524,7 +524,7 @@ async def test_one_damaged_session_keeps_no_other_slot(
 ) -> None:
     release, many = store.release, [f"x{number:03}" for number in range(3 * RELEASED_AT_ONCE)]
 
-    async def refuse_the_first(lease_id: str, **options: float) -> object:
+    async def refuse_the_first(lease_id: str, **options: bool) -> object:
         if lease_id == many[0]:
             raise KeyConflict("its affinity is a list")
         await asyncio.sleep(0)
