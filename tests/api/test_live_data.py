@@ -12,7 +12,7 @@ import httpx
 import pytest
 
 from shared_registry import SharedReplicaRegistry
-from shared_registry.api import live_data
+from shared_registry.api import live_data, live_pool
 from shared_registry.api.history import KEPT, History, Sample
 from shared_registry.embedded import EmbeddedServer
 from tests.proxy.conftest import SECONDS
@@ -142,6 +142,6 @@ async def test_a_failure_at_the_end_does_not_begin_anew(
         finally:
             raise LookupError("a bug")
 
-    monkeypatch.setattr(live_data.LivePool, "update", fail_when_cancelled)
+    monkeypatch.setattr(live_pool.LivePool, "update", fail_when_cancelled)
     async with asyncio.timeout(SECONDS), shown_fleet(server.url, 1):
         await begun.wait()
