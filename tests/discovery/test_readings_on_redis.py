@@ -72,7 +72,7 @@ async def test_capacity_and_readiness_follow_what_replicas_say(
         assert stands(registry) == [(3, AdminState.ACTIVE)]
 
 
-async def test_a_new_replica_is_registered_once_it_has_said_its_capacity(
+async def test_a_new_replica_waits_until_it_says_its_capacity(
     server: EmbeddedServer, namespace: str, tmp_path: Path, replica: ReplicaServer
 ) -> None:
     path = tmp_path / "replicas.yaml"
