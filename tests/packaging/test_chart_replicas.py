@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -13,7 +14,8 @@ from shared_registry import AdminState, RouterConfig, SharedReplicaRegistry
 from shared_registry.embedded import EmbeddedServer
 from tests.support.chart_containers import Pod
 from tests.support.helm import EXAMPLES, rendered
-from tests.support.programs import mock_replica
+from tests.support.nginx import listens
+from tests.support.programs import free_port, mock_replica
 from tests.support.until import until
 
 SECONDS = 30.0
@@ -82,11 +84,11 @@ async def test_no_signal_is_lost_at_the_start(server: EmbeddedServer, namespace:
     wrapper = pod.container("join")["command"]
     left = tmp_path / "join" / "left"
     left.touch()
-    for at in range(20):
+    for seconds in (0.0, 0.002, 0.5, 0.99, 1.0, 1.01, 1.1):
         async with pod.running("join", [*wrapper, "sleep", "60"]) as process:
             while left.exists():  # noqa: ASYNC110  the command may not have been started yet
                 await asyncio.sleep(0)
-            await asyncio.sleep(at / 5000)
+            await asyncio.sleep(seconds)
             process.terminate()
             assert await asyncio.wait_for(process.wait(), SECONDS) == 128 + signal.SIGTERM
             assert left.exists()
@@ -105,3 +107,27 @@ async def test_a_second_signal_ends_the_drain(
                 join.terminate()
                 assert await asyncio.wait_for(join.wait(), SECONDS) == 0
                 assert (tmp_path / "join" / "left").exists()
+
+
+async def test_a_wrapper_starts_the_server_and_ends_it_last(
+    registry: SharedReplicaRegistry, server: EmbeddedServer, namespace: str, tmp_path: Path
+) -> None:
+    port = free_port()
+    serve = tmp_path / "serve.yaml"
+    serve.write_text(f"server: {{host: 127.0.0.1, port: {port}}}\n")
+    settings = [f"config.namespace={namespace}", f"replicas.port={port}"]
+    objects = rendered(EXAMPLES / "fastvideo.yaml", settings=settings)
+    (tmp_path / "pod").mkdir()
+    pod = Pod(tmp_path / "pod", objects, "StatefulSet", redis_url=server.url)
+    words = pod.container("replica")["command"]
+    words[words.index("--") + 1 :] = [sys.executable, "-m", "tests.support.fastvideo_server", "--config", str(serve)]
+    async with pod.running("replica", words) as process:
+        await until(registry.select, "the replica takes sessions")
+        [replica] = registry.all()
+        assert (replica.url, replica.record.endpoint.capacity) == (f"http://127.0.0.1:{port}", 1)
+        async with await registry.acquire("a session"):
+            process.terminate()
+            await until(lambda: replica.admin is AdminState.DRAINING, "it drains")
+            assert await listens(port)
+        assert await asyncio.wait_for(process.wait(), SECONDS) == 0, pod.log("replica")
+        assert replica.admin is AdminState.REMOVED

@@ -19,6 +19,7 @@ WRONG = {
     "redis.existingSecret=": "redis.existingSecret",
     "config.grace_seconds=soon": "/config/grace_seconds",
     "config.redis_url=redis://redis": "config.redis_url",
+    "config=null": "config: must be a mapping",
     "config.port=8080": "config.port",
     "config.host=127.0.0.1": "config.host",
     "config.workers=4": "config.workers",
@@ -51,6 +52,13 @@ def test_a_wrong_value_is_refused_by_its_name(setting: str) -> None:
     done = helm("template", "video", CHART, "--set", setting)
     assert (done.returncode, done.stdout) == (1, "")
     assert WRONG[setting] in done.stderr
+
+
+@pytest.mark.parametrize("name", ["1st", "a.b"])
+def test_a_release_is_not_named_as_no_service_may_be(name: str) -> None:
+    done = helm("template", name, CHART)
+    assert done.returncode == 1
+    assert "name of the release" in done.stderr
 
 
 def test_an_unknown_key_is_refused_in_each_block() -> None:

@@ -98,6 +98,12 @@ seccompProfile: {type: RuntimeDefault}
 
 {{/* Refuses what a schema cannot, or not clearly enough. */}}
 {{- define "sr.check" -}}
+{{- if not (regexMatch "^[a-z][-a-z0-9]*$" .Release.Name) }}
+{{- fail "the name of the release: Services need one that begins with a letter and has letters, digits and hyphens only" }}
+{{- end }}
+{{- if not (kindIs "map" .Values.config) }}
+{{- fail "config: must be a mapping of settings; {} has none" }}
+{{- end }}
 {{- $owned := dict
   "redis_url" "set redis.existingSecret, or redis.url for a trial"
   "host" "set ipFamily"
