@@ -145,7 +145,7 @@ local function begin_replica(call, one, replica, exists, now_ms)
   if exists then
     redis.call('PERSIST', replica)
     redis.call('HDEL', replica, 'last_ok_at_ms', 'last_failure_at_ms', 'last_latency_ms', 'last_error',
-      'failing_witness', 'reported_at_ms', 'removed_by', 'admin_by', 'admin_by_at_ms')
+      'failing_witness', 'reported_at_ms', 'missing_since_ms', 'removed_by', 'admin_by', 'admin_by_at_ms')
     forget_doubt(replica)
   end
   local of_instance = call.mode == 'announced' and table.concat({one.given.instance, one.request}, '-') or one.request

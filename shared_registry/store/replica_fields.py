@@ -205,6 +205,7 @@ FIELDS = (
         is_in_events=False,
         documents=Document.STATUS,
     ),
+    _record("missing_since_ms", TIME, Group.PRESENT, attribute="missing_since", is_in_events=False),
     _record("expired_at_ms", TIME, Group.OPERATION, attribute="expired_at", documents=Document.STATUS),
     _record("withdrawn_at_ms", TIME, Group.OPERATION, attribute="withdrawn_at"),
     _record("revision", TEXT, Group.PRESENT, is_required=True, is_in_events=False),

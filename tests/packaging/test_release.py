@@ -15,7 +15,16 @@ from shared_registry._version import __version__
 from tests.support.command import ROOT
 
 CHANGES = ROOT / "CHANGELOG.md"
-WITH_A_VERSION = ("CHANGELOG.md", "docs", "examples", "tests", "constraints.txt", ".ci/lowest.txt", "_version.py")
+WITH_A_VERSION = (
+    "CHANGELOG.md",
+    "charts/",
+    "docs",
+    "examples",
+    "tests",
+    "constraints.txt",
+    ".ci/lowest.txt",
+    "_version.py",
+)
 
 
 def test_the_version_stands_in_one_place() -> None:
