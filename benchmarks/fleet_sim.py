@@ -8,7 +8,8 @@ each router.
 Then a tenth of the replicas turns unhealthy in a few reports; the time runs until the last mirror shows all of that.
 
 Turns of event loops are CPU time, so that they mean something on a busy machine. Times to the mirrors are wall time.
-The fit of a figure is a + b N + c M + d N M by least squares of relative errors, without negative parts.
+The fit of a figure is a + b N + c M + d N M by least squares of relative errors, without negative parts. In the steady
+state the last part stops at the number of replicas that a router reads a second.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from benchmarks.processes import Child
 from shared_registry import RouterConfig
 from shared_registry.embedded import EmbeddedServer
 from shared_registry.leader.reports import RESULTS_AT_ONCE
+from shared_registry.mirror.mirror import REPLICAS_A_SECOND
 from shared_registry.model import ProbeResult, ReplicaEndpoint, Source, Term, Thresholds
 from shared_registry.store.answers import new_token
 from shared_registry.store.client import Client, Clients
@@ -249,17 +251,22 @@ def fitted(cells: Cells, name: str) -> Fit:
     for used in itertools.product((False, True), repeat=4):
         parts = _least_squares(cells, name, [at for at in range(4) if used[at]])
         if parts is not None and min(parts) >= 0:
-            error = sum((_value(parts, *at) / (getattr(one, name) or 1e-9) - 1) ** 2 for at, one in cells.items())
+            error = sum(
+                (predicted(parts, name, *at) / (getattr(one, name) or 1e-9) - 1) ** 2 for at, one in cells.items()
+            )
             best = min(best, (error, parts))
     return best[1]
 
 
-def _value(parts: Fit, routers: int, replicas: int) -> float:
-    return sum(part * term for part, term in zip(parts, _terms(routers, replicas), strict=True))
+def predicted(parts: Fit, name: str, routers: int, replicas: int) -> float:
+    """Return a figure by its parts."""
+    return sum(part * term for part, term in zip(parts, _terms(name, routers, replicas), strict=True))
 
 
-def _terms(routers: int, replicas: int) -> tuple[float, float, float, float]:
-    return 1.0, float(routers), float(replicas), float(routers * replicas)
+def _terms(name: str, routers: int, replicas: int) -> tuple[float, float, float, float]:
+    # Without changes a router reads the loads of so many replicas a second at most.
+    read = replicas if name.startswith("burst") else min(replicas, REPLICAS_A_SECOND)
+    return 1.0, float(routers), float(replicas), float(routers * read)
 
 
 def _least_squares(cells: Cells, name: str, used: Sequence[int]) -> Fit | None:
@@ -269,7 +276,7 @@ def _least_squares(cells: Cells, name: str, used: Sequence[int]) -> Fit | None:
     rows = []
     for at, one in cells.items():
         figure = getattr(one, name) or 1e-9
-        terms = _terms(*at)
+        terms = _terms(name, *at)
         rows.append([terms[part] / figure for part in used])
     size = len(used)
     matrix = [
@@ -323,13 +330,14 @@ def table(cells: Cells) -> list[str]:
     lines = [f"| routers x replicas | {' | '.join(columns)} | {large} |", f"|---|{'---|' * (len(columns) + 1)}"]
     for name, text in NAMES.items():
         figures = [f"{getattr(found, name):.3g}" for found in cells.values()]
-        fit = f"{_value(fitted(cells, name), *LARGE):.3g}" if name in ADDED_UP else ""
+        fit = f"{predicted(fitted(cells, name), name, *LARGE):.3g}" if name in ADDED_UP else ""
         lines.append(f"| {text} | {' | '.join(figures)} | {fit} |")
     lines.append("")
     for name, text in NAMES.items():
         if name in ADDED_UP:
             constant, router, replica, pair = fitted(cells, name)
-            lines.append(f"- {text}: {constant:.3g} + {router:.3g} N + {replica:.3g} M + {pair:.3g} N M")
+            bound = "" if name.startswith("burst") else f", M up to {REPLICAS_A_SECOND:,} in the last part"
+            lines.append(f"- {text}: {constant:.3g} + {router:.3g} N + {replica:.3g} M + {pair:.3g} N M{bound}")
     return lines
 
 
@@ -348,7 +356,7 @@ def draw(cells: Cells, path: Path) -> None:
             measured = [(at[0], getattr(one, name)) for at, one in cells.items() if at[1] == replicas]
             (line,) = axes.plot(
                 routers := [2, 5, 10, 20, 50, 100, 200, 500],
-                [_value(fit, number, replicas) for number in routers],
+                [predicted(fit, name, number, replicas) for number in routers],
                 linestyle="--",
                 label=f"{replicas:,} replicas",
             )
