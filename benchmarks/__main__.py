@@ -20,11 +20,14 @@ from typing import Protocol
 from rich.console import Console
 
 from benchmarks import (
+    announced,
     bounds,
     failover,
     fleet,
     gateways,
+    holds,
     idle,
+    large_fleet,
     loss,
     memory,
     metering,
@@ -78,14 +81,17 @@ SUBJECTS: dict[str, Subject] = {
     "streaming": streaming,
     "workers": workers,
     "gateways": gateways,
+    "holds": holds,
     "idle": idle,
+    "large": large_fleet,
+    "announced": announced,
     "starting": starting,
     "outage": outage,
     "loss": loss,
     "verdicts": verdicts,
     "bounds": bounds,
 }
-WAITING = ("failover", "fleet", "idle", "outage", "sharing")
+WAITING = ("announced", "failover", "fleet", "idle", "outage", "sharing")
 """They mostly wait, and measure CPU by the process: --quick runs them side by side."""
 INTERRUPTED = 130
 REPORT_WIDTH = 130

@@ -194,9 +194,9 @@ end
 -- Returns the sequence that the waiter has or had before (given by the caller, or kept for its session), or the next
 -- one.
 local function place()
-  local last = tonumber(redis.call('HGET', keys.meta, 'queue_sequence') or '0')
-  local old = tonumber(redis.call('ZSCORE', keys.queue, waiter) or sequence)
-    or tonumber(session and redis.call('GET', keys.sequence_prefix .. session) or '')
+  local last = stored_number(redis.call('HGET', keys.meta, 'queue_sequence'), 0)
+  local old = stored_number(redis.call('ZSCORE', keys.queue, waiter) or sequence)
+    or stored_number(session and redis.call('GET', keys.sequence_prefix .. session))
   local own = old or math.max(last + 1, now_ms)
   redis.call('HSET', keys.meta, 'queue_sequence', whole(math.max(last, own)))
   if old then
@@ -246,7 +246,7 @@ end
 depth = whole(redis.call('ZCARD', keys.queue))
 local rank = redis.call('ZRANK', keys.queue, waiter)
 if rank then
-  return {'waiting', whole(tonumber(redis.call('ZSCORE', keys.queue, waiter))), whole(rank + 1), depth}
+  return {'waiting', whole(stored_number(redis.call('ZSCORE', keys.queue, waiter), now_ms)), whole(rank + 1), depth}
 end
 if waits_for_others then
   return {'settling', depth}

@@ -33,16 +33,16 @@ if holder[2] == token then
   return {'elected', holder[3]}
 end
 if holder[2] then
-  local remaining, longest = redis.call('PTTL', keys.leader), tonumber(holder[5] or '') or LONGEST_LEASE_MS
+  local remaining, longest = redis.call('PTTL', keys.leader), stored_number(holder[5], LONGEST_LEASE_MS)
   if remaining < 0 or remaining > longest then
     remaining = longest
     redis.call('PEXPIRE', keys.leader, whole(longest))
   end
-  return {'held', holder[1], holder[3], holder[4], whole(remaining)}
+  return {'held', holder[1] or '', whole(stored_number(holder[3], 0)), whole(stored_number(holder[4], 0)), whole(remaining)}
 end
 
 local now_ms = server_now_ms()
-local last = tonumber(redis.call('HGET', keys.meta, 'epoch') or '0')
+local last = stored_number(redis.call('HGET', keys.meta, 'epoch'), 0)
 local epoch = whole(math.max(last + 1, now_ms, tonumber(seen_epoch) + 1))
 begin_history(history_id)
 redis.call('HSET', keys.meta, 'epoch', epoch)

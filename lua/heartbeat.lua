@@ -53,6 +53,7 @@
 -- include lib/expiry.lua
 -- include lib/ejection.lua
 -- include lib/history.lua
+-- include lib/mending.lua
 -- include lib/peers.lua
 -- include lib/queue.lua
 -- include lib/settling.lua
@@ -92,10 +93,11 @@ end
 local far_ahead = redis.call('ZRANGEBYSCORE', keys.routers, '(' .. whole(now_ms + expiry), '+inf')
 
 begin_history(history_id)
+mend_meta()
 local heartbeats = redis.call('HMGET', keys.meta, 'heartbeat_at_ms', 'reap_after_ms', 'returns_all',
   'announcements_resumed_at_ms')
-local last_heartbeat, reap_after = tonumber(heartbeats[1] or ''), tonumber(heartbeats[2] or '0')
-local announcements_resumed = math.min(tonumber(heartbeats[4] or '0'), now_ms)
+local last_heartbeat, reap_after = stored_number(heartbeats[1]), stored_number(heartbeats[2], 0)
+local announcements_resumed = math.min(stored_number(heartbeats[4], 0), now_ms)
 if (not last_heartbeat or last_heartbeat > now_ms or now_ms - last_heartbeat > ANNOUNCEMENTS_GAP_MS)
   and redis.call('ZCARD', keys.announced) > 0 then
   announcements_resumed = now_ms

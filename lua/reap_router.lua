@@ -31,7 +31,7 @@ if not expires_at_ms then
   return {'not_found'}
 end
 local now_ms = server_now_ms()
-local reap_after_ms = tonumber(redis.call('HGET', keys.meta, 'reap_after_ms') or whole(now_ms + 1))
+local reap_after_ms = stored_number(redis.call('HGET', keys.meta, 'reap_after_ms'), now_ms + 1)
 if tonumber(expires_at_ms) > now_ms or now_ms < reap_after_ms then
   return {'alive'}
 end

@@ -10,8 +10,8 @@
 --         leases_prefix affinity_prefix several_prefix inbox_prefix
 -- ARGV    mode history_id router by … (request url order count, fields)
 -- RETURNS registered, (status count, values)…  |  wrong_type …|wrong_schema …
--- WRITES  meta replicas removed announced departing admin_by_name names events queue ready_primary ready_secondary
---         full spare_primary spare_secondary spare_answered replica_prefix leases_prefix affinity_prefix
+-- WRITES  meta replicas removed announced departing names events queue ready_primary ready_secondary full
+--         spare_primary spare_secondary spare_answered replica_prefix leases_prefix affinity_prefix
 --         several_prefix inbox_prefix
 -- COST    O(entries * log replicas + served * (log replicas + log waiters) + names entered)
 

@@ -36,8 +36,8 @@ local holder = redis.call('HMGET', keys.leader, 'token', 'epoch', 'batch', 'rout
 if holder[1] ~= token or holder[2] ~= epoch then
   return {'fenced'}
 end
-if tonumber(batch) <= tonumber(holder[3]) then
-  return {'duplicate', holder[5] or '0'}
+if tonumber(batch) <= stored_number(holder[3], 0) then
+  return {'duplicate', whole(stored_number(holder[5], 0))}
 end
 local results = parse_results(FIRST_RESULT)
 

@@ -37,8 +37,8 @@ if not share then
   return {'fenced'}
 end
 local last = redis.call('HMGET', keys.plan, 'batch:' .. router, 'batch_done:' .. router)
-if tonumber(batch) <= (tonumber(last[1] or '') or 0) then
-  return {'duplicate', last[2] or '0'}
+if tonumber(batch) <= stored_number(last[1], 0) then
+  return {'duplicate', whole(stored_number(last[2], 0))}
 end
 local results = parse_results(FIRST_RESULT)
 

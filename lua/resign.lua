@@ -45,9 +45,8 @@ if handicap_ms ~= '0' and not is_replaceable() then
   return {'needed'}
 end
 redis.call('DEL', keys.leader)
-local record = keys.router_prefix .. router
-if handicap_ms ~= '0' and redis.call('EXISTS', record) == 1 then
-  redis.call('HSET', record, 'handicap_until_ms', whole(now_ms + tonumber(handicap_ms)))
+if handicap_ms ~= '0' and router_field(router, 'expiry_ms') then
+  redis.call('HSET', keys.router_prefix .. router, 'handicap_until_ms', whole(now_ms + tonumber(handicap_ms)))
 end
 local event = {'kind', 'leader_resigned', 'router', router}
 if reason ~= '' then

@@ -166,7 +166,7 @@ local function put_back(replica, url, entry)
   redis.call('HSETNX', replica, 'in_flight', '0')
   redis.call('ZREM', keys.removed, url)
   redis.call('ZADD', keys.replicas, known.order, url)
-  local next_order = tonumber(redis.call('HGET', keys.meta, 'next_order') or '0')
+  local next_order = stored_number(redis.call('HGET', keys.meta, 'next_order'), 0)
   redis.call('HSET', keys.meta, 'next_order', whole(math.max(next_order, tonumber(known.order) + 1)))
 end
 

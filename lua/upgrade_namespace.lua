@@ -1,7 +1,7 @@
 -- Gives the namespace the newest schema that these commands know. Programs of an older version cannot use it from then
 -- on, so nothing is done while a router of an older version lives, or was alive within `quiet_ms`.
 --
--- A repeated call finds the new schema.
+-- A repeated call finds the new schema. A range whose newest schema these commands do not know stays as it is.
 --
 -- KEYS    meta routers events router_prefix
 -- ARGV    router by quiet_ms is_dry_run
@@ -21,7 +21,8 @@ if refused then
   return refused
 end
 local schema = redis.call('HGET', keys.meta, 'schema') or SCHEMA
-if schema == SCHEMA then
+local last = string.match(schema, '%-(%d+)$')
+if schema == SCHEMA or (last and tonumber(last) > tonumber(SCHEMA)) then
   return {'current', schema, SCHEMA}
 end
 local now_ms = server_now_ms()

@@ -1,8 +1,8 @@
 """What mkdocs needs to make a site of pages that are written for the repository.
 
-Links in pages lead from file to file of the repository, so pages and files outside docs/ become parts of the site, and
-each link is rewritten to where its file is there. Lists are read as repositories show them: without a blank line before,
-nested by two spaces.
+Links in pages lead from file to file of the repository. So pages and files outside docs/ become parts of the site, and
+each link is rewritten to where its file is there. Lists are read as repositories show them: without a blank line before
+them, nested by two spaces.
 """
 
 from __future__ import annotations

@@ -14,6 +14,11 @@ _EXAMPLE = "http://127.0.0.1:8000"
 _NETLOC = re.compile(r"(?P<host>\[[0-9a-f:.]+\]|[^:\[\]]+)(?::(?P<port>[0-9]*))?")
 _LABEL = "[a-z0-9_](?:[a-z0-9_-]*[a-z0-9_])?"
 _HOST = re.compile(rf"{_LABEL}(?:\.{_LABEL})*\.?")
+_OCTET = "(?:25[0-5]|2[0-4][0-9]|1[0-9][0-9]|[1-9]?[0-9])"
+_CANONICAL = re.compile(
+    rf"https?://(?:(?:{_OCTET}\.){{3}}{_OCTET}|(?:{_LABEL}\.)*[a-z](?:[a-z0-9_-]*[a-z0-9_])?):(?:[1-9][0-9]{{3}}|[1-5][0-9]{{4}})"
+)
+"""Most urls of a large fleet, as they are in their canonical form. All others take the slower way."""
 _NUMBER = re.compile(r"[0-9]+|0x[0-9a-f]*")
 
 
@@ -30,6 +35,9 @@ def canonical_url(url: str, *, field: str = "url") -> str:
     Raises:
         ConfigError: The url is not a plain http(s) origin. The message never shows credentials or a query.
     """
+    text: object = url
+    if isinstance(text, str) and len(text) <= MAX_URL_LENGTH and _CANONICAL.fullmatch(text):
+        return url
     parts = _split(url, field)
     _refuse_extras(url, parts, field)
     netloc = _NETLOC.fullmatch(parts.netloc.lower())

@@ -56,6 +56,7 @@ SLOW = (
     "cluster",
     "demo",
     "docs/test_examples.py",
+    "docs/test_quickstart.py",
     "failover",
     "fastvideo/test_original_behaviour.py",
     "fastvideo/test_original_health_loop.py",

@@ -26,7 +26,7 @@ local function is_held(expired_at_ms, ttl_ms, last_heartbeat_at_ms, now_ms)
   if expired_at_ms or not ttl or not last then
     return false
   end
-  local resumed_at_ms = tonumber(redis.call('HGET', keys.meta, 'announcements_resumed_at_ms') or '0')
+  local resumed_at_ms = stored_number(redis.call('HGET', keys.meta, 'announcements_resumed_at_ms'), 0)
   return now_ms < math.max(last, resumed_at_ms) + ttl
 end
 

@@ -66,7 +66,7 @@ local function drop_waiters(waiters, affinity_ms)
     redis.call('ZREM', keys.queue, one.waiter)
     local kept = one.session and keys.sequence_prefix .. one.session
     if kept and affinity_ms ~= '0' and not type_refusal({kept, 'string'}) then
-      redis.call('SET', kept, whole(tonumber(one.sequence)), 'PX', affinity_ms)
+      redis.call('SET', kept, whole(stored_number(one.sequence, server_now_ms())), 'PX', affinity_ms)
     end
   end
 end

@@ -64,7 +64,7 @@ local function note_failure(replica_key, failed, interval_ms, least_failures, no
       why, from_ms = string.format('%d sessions in a row failed', count), announced_ms
     end
   else
-    local machine = redis.call('HGET', table.concat({keys.router_prefix, failed.router}), 'machine') or failed.router
+    local machine = router_field(failed.router, 'machine') or failed.router
     local text, count, first_ms = unreached_machines(run[4], machine, failed.at_ms,
       now_ms - math.max(2 * interval_ms, LEAST_WINDOW_MS), now_ms)
     update[#update + 1] = 'unreached_from'

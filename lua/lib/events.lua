@@ -16,6 +16,7 @@ local NOT_IN_EVENTS = {
   reported_at_ms = true, sessions_failing_since_ms = true, session_failures = true, failing_client = true,
   announced_at_ms = true, unreached_from = true, returned_at_ms = true, removed_by = true,
   last_heartbeat_at_ms = true,
+  missing_since_ms = true,
 }
 
 -- Returns the mark of the event with that id; empty if it has none.
@@ -31,7 +32,7 @@ end
 local function emit(now_ms, entry)
   local before = redis.call('HMGET', keys.meta, 'revision', 'epoch', 'history_id', 'mark')
   local mark = whole(server_now_us())
-  local common = {'at_ms', whole(now_ms), 'prev', before[1] or '0-0', 'epoch', before[2] or '0',
+  local common = {'at_ms', whole(now_ms), 'prev', before[1] or '0-0', 'epoch', whole(stored_number(before[2], 0)),
     'history_id', before[3] or '', 'prev_mark', mark_of(before[4], before[1]), 'mark', mark}
   local length = #entry
   for i = 1, #common do

@@ -23,7 +23,7 @@ end
 
 -- Takes a router out of the list.
 local function strike_prober(router)
-  local own = redis.call('HMGET', keys.router_prefix .. router, 'probe_print', 'machine')
+  local own = {router_field(router, 'probe_print'), router_field(router, 'machine')}
   if own[1] and own[2] and redis.call('ZREM', keys.probers, make_prober(own[1], own[2], router)) == 1 then
     redis.call('HINCRBY', keys.meta, 'probers_version', 1)
   end
@@ -69,7 +69,7 @@ local function peers_of(router)
   if known then
     return known[1], known[2]
   end
-  local own = redis.call('HMGET', keys.router_prefix .. router, 'probe_print', 'machine')
+  local own = {router_field(router, 'probe_print'), router_field(router, 'machine')}
   local elsewhere, here = {}, {}
   for _, member in ipairs(read_probers()) do
     local print, machine, key = parse_prober(member)

@@ -20,6 +20,15 @@ local function whole(number)
   return string.format('%.0f', number)
 end
 
+-- Returns a whole number from a key or field; the default, or nil, if there is none, or something else was written there.
+-- Numbers of more digits are not exact.
+local function stored_number(text, default)
+  if type(text) == 'string' and #text <= 15 and string.match(text, '^%d+$') then
+    return tonumber(text)
+  end
+  return default
+end
+
 -- Returns a number from 0 to 2^31 - 2 that spreads texts evenly. It is the same on every server and in Python.
 local function hash_of(text)
   local hash = 0

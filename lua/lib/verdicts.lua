@@ -221,7 +221,7 @@ end
 local function is_outdated(state, now_ms)
   local since = tonumber(state.suspected_at_ms or '0')
   local times = redis.call('HMGET', keys.meta, 'heartbeats_resumed_at_ms', 'reap_until_ms')
-  return since > now_ms or tonumber(times[1] or '0') > since or now_ms > tonumber(times[2] or '0')
+  return since > now_ms or stored_number(times[1], 0) > since or now_ms > stored_number(times[2], 0)
 end
 
 -- Applies a success of the replica's prober or, with has_no_ramp, of a router that speaks for an unhealthy replica.

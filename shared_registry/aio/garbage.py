@@ -1,33 +1,90 @@
-"""Makes the garbage collector run less often in a process that serves, and not at all while modules are imported."""
+"""Keeps the garbage collector from holding up a process that serves, and from running while modules are imported.
+
+A router with 10,000 replicas has 180,000 objects that the collector looks at. To look at all of them takes more than
+0.1 s, in which no session goes on. So it is never done while the process serves, unless much has been added:
+
+- New objects are looked at in small numbers; see `YOUNG_OBJECTS`.
+- Objects that outlive that are looked at once more as soon as there are `OLD_OBJECTS` of them, and then never again
+  (`gc.freeze`). They are freed as usual when nothing refers to them any more. Only those that refer to each other in a
+  circle, and are dropped after that moment, stay.
+- If more objects have been put aside than `MOST_GROWTH` allows, all are looked at once, which frees such circles.
+"""
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import gc
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
-YOUNG_OBJECTS = 10_000
+YOUNG_OBJECTS = 2_500
 """How many objects are made, beyond those that are freed, until the collector runs. Python's own number is 700.
 
 A router makes so many objects for each request that the collector would run every few requests, and find nothing: what
 requests leave behind is freed without it.
 """
-YOUNG_RUNS = 2
-"""After how many such runs it also looks at what the runs before have left. After ten, Python's own number, that can be
-100,000 objects, which keep the event loop waiting for 60 ms.
+YOUNG_RUNS = 1
+"""After how many such runs it also looks at what the runs before have left. After ten, Python's own number, that would
+be 25,000 objects, which keep the event loop waiting for 20 ms.
 """
+OLD_OBJECTS = 2_500
+MOST_GROWTH = 1.5
+LEAST_GROWTH = 200_000
+COUNTED_RUNS = 16
+"""How often the objects that were put aside are counted, which takes milliseconds: once in so many times."""
+NEVER = 1_000_000_000
 
 
 @contextlib.contextmanager
 def rare_collections() -> Iterator[None]:
-    """Let the collector of this process run less often for the block. It stays off if it is off."""
+    """Let the collector of this process run less often for the block, in the running event loop. It stays off if off.
+
+    What was put aside is looked at again after the block.
+    """
     before = gc.get_threshold()
-    if before[0]:
-        gc.set_threshold(max(before[0], YOUNG_OBJECTS), min(before[1], YOUNG_RUNS), before[2])
+    if not before[0]:
+        yield
+        return
+    gc.set_threshold(max(before[0], YOUNG_OBJECTS), min(before[1], YOUNG_RUNS), NEVER)
+    keeper = _OldObjects(asyncio.get_running_loop())
+    gc.callbacks.append(keeper.on_collection)
     try:
         yield
     finally:
+        gc.callbacks.remove(keeper.on_collection)
         gc.set_threshold(*before)
+        gc.unfreeze()
+
+
+class _OldObjects:
+    """Puts objects aside that have outlived the collections of new ones."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._is_due = False
+        self._runs = 0
+        self._most_frozen = 0.0
+
+    def on_collection(self, phase: str, facts: Mapping[str, int]) -> None:
+        """Receive that the collector begins or ends, in any thread. It cannot be called from here."""
+        if phase == "stop" and facts["generation"] == 1 and not self._is_due:
+            with contextlib.suppress(RuntimeError):  # the loop is closed
+                self._loop.call_soon_threadsafe(self._collect)
+                self._is_due = True
+
+    def _collect(self) -> None:
+        self._is_due = False
+        if len(gc.get_objects(generation=2)) < OLD_OBJECTS:
+            return
+        self._runs += 1
+        is_large = self._runs % COUNTED_RUNS == 1 and gc.get_freeze_count() > self._most_frozen
+        if is_large:
+            gc.unfreeze()
+        gc.collect()
+        gc.freeze()
+        if is_large:
+            frozen = gc.get_freeze_count()
+            self._most_frozen = max(MOST_GROWTH * frozen, frozen + LEAST_GROWTH)
 
 
 @contextlib.contextmanager

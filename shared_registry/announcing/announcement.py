@@ -177,17 +177,25 @@ class Announcement:
         self._is_held.clear()
 
     async def _run(self) -> None:
-        """Announce the replica and send heartbeats until cancelled."""
+        """Announce the replica and send heartbeats until cancelled.
+
+        Many may start, or have Redis back, at one moment. So the next heartbeat comes at any time of its interval.
+        """
+        was_held = False
         while True:
             began = time.monotonic()
             try:
                 is_held = await self._beat() if self._is_held.is_set() else await self._announce()
             except StoreError as error:
                 self._note_trouble(f"Redis does not accept it: {error}")
-                pause = self._ttl_seconds / RETRIES_PER_TTL
+                is_held = False
+            if is_held and not was_held:
+                began, jitter = time.monotonic(), 1.0
             else:
-                pause = self._ttl_seconds / BEATS_PER_TTL if is_held else self._ttl_seconds / RETRIES_PER_TTL
-            pause *= 1 - JITTER * random.random()
+                jitter = JITTER
+            was_held = is_held
+            pause = self._ttl_seconds / (BEATS_PER_TTL if is_held else RETRIES_PER_TTL)
+            pause *= 1 - jitter * random.random()
             await asyncio.sleep(max(began + pause - time.monotonic(), 0.01))
 
     async def _announce(self) -> bool:

@@ -6,6 +6,7 @@ Tokens are compared by their digest, so that the time of a comparison says nothi
 from __future__ import annotations
 
 from collections import OrderedDict
+from typing import Literal
 
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -24,6 +25,8 @@ CALLS_A_SECOND = 500.0
 MOST_CALLS = 3000.0
 """How many calls a client may make at once, before it may make so many a second only."""
 MOST_CLIENTS = 10_000
+CERTIFICATE = "shared_registry.certificate"
+"""The extension of a scope with the name in the client's certificate, if that has been verified."""
 CALLER = "shared_registry.caller"
 """The key of a scope with the name of the token's owner; empty without a token."""
 
@@ -51,20 +54,24 @@ class Access:
             config: The router's settings.
             tokens: Its tokens.
         """
-        allowed = config.admin_access
-        self._open: frozenset[Right] = frozenset(RIGHTS[: RIGHTS.index(allowed) + 1] if allowed != "none" else ())
+        self._open = _up_to(config.admin_access)
+        self._certified = _up_to(config.admin_client_access)
         self._tokens = tokens
         self._budgets: OrderedDict[str, tuple[float, float]] = OrderedDict()
 
-    def caller(self, headers: Headers) -> AdminToken | None:
-        """Return the token of a request; `None` if it has none.
+    def caller(self, headers: Headers, certificate: str | None = None) -> AdminToken | None:
+        """Return the token of a request, or what stands for it; `None` if it has none.
+
+        Args:
+            headers: The headers of the request.
+            certificate: The name in the client's certificate, if there is one.
 
         Raises:
             ApiProblem: The token is not known.
         """
         given = _token_in(headers)
         if given is None:
-            return None
+            return None if certificate is None else AdminToken(certificate, b"", self._certified)
         token = self._tokens.value.get(digest_of(given.encode("latin-1")))
         if token is None:
             raise ApiProblem("no_token", "this token is not known", "send one of admin_tokens or admin_tokens_file")
@@ -118,7 +125,8 @@ class ReadGuard:
         if scope["path"] not in OPEN_PAGES:
             headers = Headers(scope=scope)
             try:
-                token = self._access.caller(headers)
+                certificate = scope.get("extensions", {}).get(CERTIFICATE, {}).get("name")
+                token = self._access.caller(headers, certificate)
                 self._access.require("read", token)
                 if headers.get("sec-fetch-site") == "cross-site":
                     raise ApiProblem("not_allowed", "pages of other sites may not use this address", "open it directly")
@@ -126,6 +134,11 @@ class ReadGuard:
             except ApiProblem as problem:
                 app = problem.response()
         await app(scope, receive, send)
+
+
+def _up_to(access: Right | Literal["none"]) -> frozenset[Right]:
+    """Return the rights that a word of the settings has: its own, and those before it."""
+    return frozenset() if access == "none" else frozenset(RIGHTS[: RIGHTS.index(access) + 1])
 
 
 def _token_in(headers: Headers) -> str | None:

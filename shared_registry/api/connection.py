@@ -2,14 +2,17 @@
 
 uvicorn has a time limit only for the pause between two requests. Without further ones, connections on which nothing
 happens could use up all that the address serves at once, and keep monitoring from it. Nor does uvicorn limit how long
-a request is, whose memory is the router's.
+a request is, or how many a client sends before it has read the answer to the first, whose memory is the router's.
 """
 
 from __future__ import annotations
 
 import asyncio
 
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+
+from shared_registry.api.access import CERTIFICATE
+from shared_registry.api.mutual_tls import name_in_certificate
 
 REQUEST_SECONDS = 10.0
 """How long a client may take to send a request, from the connection or from the request's first byte."""
@@ -22,6 +25,9 @@ LONGEST_REQUEST = 262_144
 Envoy 1.40 sends 77 kB each time it asks for endpoints, because it lists all its extensions.
 """
 
+MOST_AT_ONCE = 20
+"""How many requests of one connection may be unanswered. uvicorn answers one after the other, and keeps the rest."""
+
 
 class ImpatientConnection(HttpToolsProtocol):
     """One connection of a client."""
@@ -29,18 +35,24 @@ class ImpatientConnection(HttpToolsProtocol):
     _request_limit: asyncio.TimerHandle | None = None
     _accept_limit: asyncio.TimerHandle | None = None
     _incomplete_bytes = 0
+    _certificate_name: str | None = None
+    _cycles: tuple[RequestResponseCycle, ...] = ()
 
     # What the event loop calls
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Expect the first request."""
         super().connection_made(transport)
+        self._certificate_name = name_in_certificate(transport.get_extra_info("peercert"))
         self._expect_request()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Forget the time limits."""
+        """Forget the time limits, and tell all that answers of this connection; uvicorn tells the last one only."""
         self._received_request()
         self._accepted()
+        for cycle in self._unanswered():
+            cycle.disconnected = True
+            cycle.message_event.set()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -67,6 +79,25 @@ class ImpatientConnection(HttpToolsProtocol):
         """Expect the rest of the request."""
         self._expect_request()
         super().on_message_begin()
+        if self._certificate_name is not None:
+            self.scope["extensions"] = {CERTIFICATE: {"name": self._certificate_name}}
+
+    def on_headers_complete(self) -> None:
+        """Begin to answer, or queue the request behind others. If these are too many, the parser goes no further.
+
+        Raises:
+            ConnectionAbortedError: They are too many.
+        """
+        super().on_headers_complete()
+        self._cycles = (*self._unanswered(), self.cycle)
+        if len(self._cycles) > MOST_AT_ONCE:
+            self.transport.abort()
+            raise ConnectionAbortedError
+
+    def send_400_response(self, msg: str) -> None:
+        """Answer to what is no request, unless the connection has ended."""
+        if not self.transport.is_closing():
+            super().send_400_response(msg)
 
     def on_message_complete(self) -> None:
         """The request is complete."""
@@ -75,6 +106,9 @@ class ImpatientConnection(HttpToolsProtocol):
         super().on_message_complete()
 
     # Inside
+
+    def _unanswered(self) -> list[RequestResponseCycle]:
+        return [cycle for cycle in self._cycles if not cycle.response_complete]
 
     def _expect_request(self) -> None:
         self._received_request()

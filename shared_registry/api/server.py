@@ -14,6 +14,7 @@ from shared_registry.api.access import Tokens
 from shared_registry.api.app import admin_app
 from shared_registry.api.connection import ImpatientConnection
 from shared_registry.api.live_data import LiveData
+from shared_registry.api.mutual_tls import AdminTls
 from shared_registry.config import RouterConfig
 from shared_registry.proxy import listening
 from shared_registry.proxy.app import Router
@@ -42,16 +43,17 @@ class AdminServer:
             config: The router's settings.
 
         Raises:
-            ConfigError: The file of tokens cannot be used.
+            ConfigError: The file of tokens, or one of TLS, cannot be used.
         """
-        self.url = listening.url_at(listener, "http")
+        self._tls = AdminTls(config) if config.admin_client_ca_file else None
+        self.url = listening.url_at(listener, "https" if self._tls else "http")
         self._listener = listener
         self._config = config
         self._tokens = Tokens(config)
 
     async def serve(self, router: Router) -> None:
         """Serve until cancelled, then end the responses under way, within some seconds."""
-        metrics, live = MetricsPage(router), LiveData(router)
+        metrics, live, tls = MetricsPage(router), LiveData(router), self._tls
         server = _QuietUvicorn(
             uvicorn.Config(
                 admin_app(router, self._config, metrics, live, self._tokens),
@@ -66,11 +68,14 @@ class AdminServer:
                 server_header=False,
                 limit_concurrency=MOST_REQUESTS + self._config.max_api_leases,
                 timeout_graceful_shutdown=STOP_SECONDS,
+                ssl_context_factory=(lambda *_: tls.context) if tls else None,
             )
         )
         works = [metrics.run(), live.run()]
         if self._tokens.has_files:
             works.append(self._tokens.follow())
+        if tls:
+            works.append(tls.follow())
         async with asyncio.TaskGroup() as tasks:
             serving = tasks.create_task(server.serve(sockets=[self._listener]))
             beside = [tasks.create_task(work) for work in works]

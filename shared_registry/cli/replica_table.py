@@ -16,6 +16,7 @@ from shared_registry.model import (
     ReplicaStatus,
     prober_of,
 )
+from shared_registry.model.replicas import is_discovered
 
 STYLES = {
     ReplicaStatus.HEALTHY: "green",
@@ -44,7 +45,16 @@ def replica_table(overview: Overview, replicas: Sequence[ReplicaRecord], width: 
         Column("labels", [Text(printable(str(one.endpoint.labels))) for one in replicas], keep=6),
         Column("doubt", [Text(printable(_doubt(one.doubt))) for one in replicas], keep=3),
     ]
+    are_announced = any(one.owner for one in replicas)
+    columns += [
+        Column("source", [one.source for one in replicas], keep=2),
+        Column("owner", [Text(printable(one.owner or "-")) for one in replicas], keep=2),
+        Column("heartbeat", [_heartbeat(one, now) for one in replicas], is_number=True, keep=2),
+    ]
     optional = {
+        "source": width is None or are_announced or any(is_discovered(one.source) for one in replicas),
+        "owner": are_announced,
+        "heartbeat": are_announced,
         "url": any(one.endpoint.name for one in replicas),
         "labels": any(one.endpoint.labels for one in replicas),
         "doubt": any(one.doubt is not NO_DOUBT for one in replicas),
@@ -73,6 +83,11 @@ def _age(at: float | None, now: float) -> str:
 
 def _ago(at: float | None, now: float) -> str:
     return "never" if at is None else f"{duration(now - at)} ago"
+
+
+def _heartbeat(record: ReplicaRecord, now: float) -> str:
+    """Return how old the last heartbeat of an announced replica is."""
+    return "-" if record.last_heartbeat_at is None else _ago(record.last_heartbeat_at, now)
 
 
 def _load(record: ReplicaRecord) -> str:

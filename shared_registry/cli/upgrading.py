@@ -60,6 +60,8 @@ def upgrade(
 
 def _line(done: Upgrade) -> str:
     match done.outcome:
+        case UpgradeOutcome.CURRENT if done.before != done.now:
+            return f"the namespace has schema {done.before}, which a newer version has given it; nothing to upgrade"
         case UpgradeOutcome.CURRENT:
             return f"the namespace has schema {done.now}, the newest of this version"
         case UpgradeOutcome.POSSIBLE:

@@ -19,6 +19,8 @@ _ORIGIN = re.compile(r"(?P<scheme>[a-z][a-z0-9+.-]*)://(?P<host>[a-z0-9._~-]+|\[
 _USUAL_PORTS = {"http": ":80", "https": ":443"}
 _SEPARATORS = re.compile(r"[,\s]+")
 
+_CERTIFICATE = "tls_certificate_file"
+
 
 def check_trusted_proxies(value: object) -> tuple[str, ...]:
     """Return the networks of the setting `trusted_proxies` in their normal form.
@@ -51,11 +53,15 @@ def check_cors_origins(value: object) -> tuple[str, ...]:
 
 def tls_misfits(settings: Mapping[str, Any]) -> Iterator[Problem]:
     """Yield what does not fit together among the settings of TLS to clients. Wrong settings are absent."""
-    certificate, authorities = "tls_certificate_file", "tls_client_ca_file"
-    yield from half_of_a_pair(settings, certificate, "tls_key_file")
-    if settings.get(authorities) and certificate in settings and not settings[certificate]:
-        text = f"{authorities}: has no effect without {certificate}; give the router a certificate, or remove it"
-        yield Problem(text, (authorities, certificate))
+    yield from half_of_a_pair(settings, _CERTIFICATE, "tls_key_file")
+    yield from useless_authorities(settings, "tls_client_ca_file")
+
+
+def useless_authorities(settings: Mapping[str, Any], authorities: str) -> Iterator[Problem]:
+    """Yield a problem if clients are to have certificates, and the router has none. Wrong settings are absent."""
+    if settings.get(authorities) and _CERTIFICATE in settings and not settings[_CERTIFICATE]:
+        text = f"{authorities}: has no effect without {_CERTIFICATE}; give the router a certificate, or remove it"
+        yield Problem(text, (authorities, _CERTIFICATE))
 
 
 def lost_session_keys(settings: Mapping[str, Any], place: str | None) -> Iterator[Problem]:

@@ -5,13 +5,14 @@ from __future__ import annotations
 from pydantic import ValidationInfo, field_validator
 from pydantic.dataclasses import dataclass
 
-from shared_registry.config.access_rules import LOOPBACK, lost_session_keys, tls_misfits
+from shared_registry.config.access_rules import LOOPBACK, lost_session_keys, tls_misfits, useless_authorities
 from shared_registry.config.problems import InvalidSettings
 from shared_registry.config.rules import (
     CHECKS_OF_A_PART,
     AccessLogForm,
     AccessLogPath,
     AdminAccess,
+    AdminClientCaFile,
     AdminHost,
     AdminNames,
     AdminPort,
@@ -256,9 +257,9 @@ class ServingSettings:
 
     admin_access: AdminAccess = "read"
     """What clients without a token may do at the admin address. `read`, the default, shows all and changes nothing;
-    `none` asks for a token for all but `/healthz` and `/readyz`; `lease` allows to acquire slots as well, and `operate`
-    everything. Set the last two only where nobody else can connect, because a web page or a program on the same machine
-    could then drain replicas."""
+    `none` asks for a token for all but `/healthz` and `/readyz`; `lease` allows to acquire slots as well, `announce` to
+    announce replicas as well, and `operate` everything. Set the last three only where nobody else can connect, because
+    a web page or a program on the same machine could then drain replicas."""
 
     admin_tokens: OwnAdminTokens = ()
     """Tokens for the API of the admin address, in the form of lines of `admin_tokens_file`, such as `['go-router:
@@ -267,9 +268,20 @@ class ServingSettings:
 
     admin_tokens_file: AdminTokensFile = None
     """File of tokens for the API of the admin address, in addition to `admin_tokens`; none by default. Each line has a
-    name, a digest, and what the token allows, of `read`, `lease` and `operate`: `go-router: sha256:HEX lease`. The
-    command `shared-registry api-key` makes lines without the last part. A changed file is used within some seconds;
-    while it is unusable, the former tokens stay in use."""
+    name, a digest, and what the token allows, of `read`, `lease`, `announce` and `operate`: `go-router: sha256:HEX
+    lease`. The command `shared-registry api-key` makes lines without the last part. A changed file is used within some
+    seconds; while it is unusable, the former tokens stay in use."""
+
+    admin_client_ca_file: AdminClientCaFile = None
+    """PEM file of the authorities of which certificates replace tokens at the admin address. With it the address speaks
+    TLS only, with `tls_certificate_file`, and a client with such a certificate may do what `admin_client_access` says.
+    Clients without one may do the same as otherwise, by tokens and `admin_access`. None by default: then the admin
+    address has no TLS. A changed file is used within some seconds."""
+
+    admin_client_access: AdminAccess = "operate"
+    """What clients with a certificate of `admin_client_ca_file` may do at the admin address; each word includes those
+    before it: `none`, `read`, `lease`, `announce`, `operate`. The default is everything. The common name of the
+    certificate is the author of changes."""
 
     max_api_leases: HoldCount = 2000
     """The most leases that clients of the API may have at this router at once, whether they have a time to live or are
@@ -280,6 +292,15 @@ class ServingSettings:
     @classmethod
     def _tls_settings_fit(cls, authorities: str | None, info: ValidationInfo) -> str | None:
         if found := tuple(tls_misfits(info.data | {"tls_client_ca_file": authorities})):
+            raise InvalidSettings(found)
+        return authorities
+
+    @field_validator("admin_client_ca_file")
+    @classmethod
+    def _admin_has_certificate(cls, authorities: str | None, info: ValidationInfo) -> str | None:
+        if found := tuple(
+            useless_authorities({**info.data, "admin_client_ca_file": authorities}, "admin_client_ca_file")
+        ):
             raise InvalidSettings(found)
         return authorities
 

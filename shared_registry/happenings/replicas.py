@@ -112,6 +112,11 @@ class ReplicaDrained(ReplicaHappening):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ReplicaExpired(ReplicaHappening):
+    """An announced replica takes no new sessions: no heartbeat came within its time to live."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ReplicaEmptied(Happening):
     """The last session has ended on a replica that is drained, disabled or removed.
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from shared_registry.leases.lease import Lease
 from shared_registry.model import Replica
+from shared_registry.selection.targets import each_of
 from shared_registry.selection.view import View
 
 MOST_SPARES = 2
@@ -40,8 +41,10 @@ def attempts_of(
 
     Raises:
         ConfigError: A url is not valid.
+        UsageError: It is one text, or has something else than leases, handles and texts.
         UnknownReplica: A url or name belongs to no replica that the view shows or has shown.
     """
+    exclude, again_after = tuple(each_of(exclude)), tuple(again_after)
     leases = [one for one in exclude if isinstance(one, Lease)]
     named = view.known_keys_of(one for one in exclude if not isinstance(one, Lease))
     tried = {lease.replica.key for lease in leases}

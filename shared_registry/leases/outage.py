@@ -19,7 +19,7 @@ from shared_registry.errors import SlotMigrating, StoreError, StoreRefused, Stor
 from shared_registry.leases.degraded import DegradedPlacement, LastLoads
 from shared_registry.leases.lease_news import LeaseNews
 from shared_registry.leases.ledger import Ledger
-from shared_registry.mirror.mirror import Mirror
+from shared_registry.mirror.mirror import REPLICAS_A_SECOND, Mirror
 from shared_registry.model import Replica, ReplicaEndpoint
 from shared_registry.store.failures import was_refused
 from shared_registry.store.reader import Reader
@@ -220,7 +220,7 @@ class Outage:
 
     def lately_alive(self) -> Collection[str]:
         """Return the keys of the live routers, if they were read within the last few seconds."""
-        is_fresh = self._clock.monotonic() - self._read_at < 3 * self._refresh_seconds
+        is_fresh = self._clock.monotonic() - self._read_at < 3 * self._interval_seconds()
         return self.degraded.loads.routers if self.degraded.loads is not None and is_fresh else ()
 
     async def poll_loads(self) -> None:
@@ -231,7 +231,7 @@ class Outage:
             if acquires != self._ledger.acquires:
                 acquires = self._ledger.acquires
                 self._used_at = self._clock.monotonic()
-            if self._needs_loads() and not self.is_unsettled:
+            if self._needs_loads() and not self.is_unsettled and self._is_due():
                 with contextlib.suppress(StoreError):  # the mirror logs that Redis is away
                     await self._read_loads()
 
@@ -262,8 +262,16 @@ class Outage:
             (healthy if replica.record.is_selectable else spares)[replica.key] = replica.endpoint
         return await self._reader.loads(healthy, ramping=self._mirror.view.ramping, spares=spares)
 
+    def _interval_seconds(self) -> float:
+        """Return the time between two readings. Each of them has all replicas, so in large fleets it is longer."""
+        return max(self._refresh_seconds, len(self._mirror.view.all()) / REPLICAS_A_SECOND)
+
+    def _is_due(self) -> bool:
+        interval = self._interval_seconds()
+        return interval <= self._refresh_seconds or self._clock.monotonic() - self._read_at >= interval
+
     def _is_too_old(self) -> bool:
-        oldest = self._unsettled_since - 2 * self._refresh_seconds - 1
+        oldest = self._unsettled_since - 2 * self._interval_seconds() - 1
         return self._read_at < oldest and self._mode == "share"
 
     def _needs_loads(self) -> bool:

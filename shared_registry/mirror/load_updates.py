@@ -7,6 +7,7 @@ import math
 
 from shared_registry.aio.clock import Clock
 from shared_registry.errors import StoreError
+from shared_registry.mirror.mirror import REPLICAS_A_SECOND
 from shared_registry.selection.view import View
 from shared_registry.store.reader import Reader
 
@@ -23,7 +24,8 @@ class LoadUpdates:
         Args:
             reader: Reads the loads from Redis.
             view: The view whose policies use the loads.
-            refresh_seconds: The time between two reads.
+            refresh_seconds: The time between two reads. It is longer with so many replicas that more than
+                `REPLICAS_A_SECOND` would be read.
             clock: For waiting.
         """
         self._reader = reader
@@ -38,7 +40,8 @@ class LoadUpdates:
             if self._is_wanted():
                 with contextlib.suppress(StoreError):  # the mirror logs that Redis is unavailable
                     await self._read()
-            await self._clock.sleep(self._refresh_seconds)
+            count = len(self._view.preference)
+            await self._clock.sleep(max(self._refresh_seconds, count / REPLICAS_A_SECOND))
 
     def _is_wanted(self) -> bool:
         selection = self._view.selection

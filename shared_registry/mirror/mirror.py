@@ -27,6 +27,7 @@ import time
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 
 from shared_registry.aio.backoff import Backoff
+from shared_registry.aio.breath import Breath
 from shared_registry.aio.clock import Clock
 from shared_registry.aio.completion import completed
 from shared_registry.errors import StoreError, StoreUnavailable
@@ -53,11 +54,13 @@ from shared_registry.model import (
     is_later,
 )
 from shared_registry.selection.view import View
-from shared_registry.store.reader import Gap, Head, Reader
+from shared_registry.store.reader import Gap, Head, Reader, Snapshot
 
 HISTORY, MISSED, REPAIRED, DAMAGED = "history", "missed", "repaired", "damaged"
 EMPTY = "the namespace is empty: Redis lost its data, and no router has begun anew yet"
-RECORDS_AT_ONCE = 500
+RECORDS_AT_ONCE = 100
+EVENTS_AT_ONCE = 20
+"""How many records and events the view takes over in one go. More cost little less for each, and delay sessions."""
 REPLICAS_A_SECOND = 2000
 """How many replicas refreshes read a second at most. More would take a large part of a core for what changes little."""
 logger = logging.getLogger(__name__)
@@ -158,15 +161,18 @@ class Mirror:
             for listener in listeners:
                 self._listeners.remove(listener)
 
-    async def load(self) -> None:
+    async def load(self, since: Snapshot | None = None) -> None:
         """Read everything, and replace the view with it.
+
+        Args:
+            since: What was read shortly before. Then only the events since are read, if the event stream has them.
 
         Raises:
             StoreError: Redis could not be read, or is empty; the view is unchanged.
         """
-        await self._load(None)
+        await self._load(None, since)
 
-    async def _load(self, history_id: str | None) -> None:
+    async def _load(self, history_id: str | None, since: Snapshot | None = None) -> None:
         """Read everything of that history, or of any history if `history_id` is `None`.
 
         Raises:
@@ -175,8 +181,9 @@ class Mirror:
         """
         while True:
             try:
-                snapshot = await self._reader.snapshot()
+                snapshot = await self._reader.snapshot(since)
             except Gap:
+                since = None
                 await self._clock.sleep(self._backoff.next_seconds())
                 continue
             break
@@ -184,6 +191,8 @@ class Mirror:
             raise StoreUnavailable(EMPTY)
         if history_id is not None and snapshot.head.history_id != history_id:
             raise Gap(HISTORY)
+        await self.view.load(snapshot.records, snapshot.removed)
+        # From here on nothing else runs until all agrees.
         written_meanwhile = self._written_after(snapshot.head)
         self.generation += 1
         self.history_id = snapshot.head.history_id
@@ -193,7 +202,6 @@ class Mirror:
         self.leader = snapshot.leader
         self.plan = snapshot.plan
         self._own_writes.keep(written_meanwhile)
-        self.view.replace_all(snapshot.records, snapshot.removed)
         self.view.apply(self._records(written_meanwhile))
         self._refreshed_at = self._clock.monotonic()
         self._confirm()
@@ -322,7 +330,7 @@ class Mirror:
         while True:
             if self._clock.monotonic() - self._polled_at >= self._refresh_seconds:
                 await self._poll()
-            self._advance(await self._reader.wait_events(after=self.revision, seconds=self._refresh_seconds))
+            await self._advance(await self._reader.wait_events(after=self.revision, seconds=self._refresh_seconds))
 
     async def _poll(self) -> None:
         expected = self._own_writes.pending()
@@ -334,32 +342,37 @@ class Mirror:
         if not events and not self._is_at(head):
             raise Gap(MISSED)
         self._polled_at = self._clock.monotonic()
-        self._advance(events)
+        await self._advance(events)
         self.is_settling = head.is_settling
         self._own_writes.expect_carried(expected)
         self.view.look_at_clock()
         self._confirm()
 
-    def _advance(self, events: Sequence[Event]) -> None:
-        """Apply events of the stream up to the first gap.
+    async def _advance(self, events: Sequence[Event]) -> None:
+        """Apply events of the stream up to the first gap. Other tasks run in between; the view is as of one event then.
 
         Raises:
             Gap: See the module.
         """
+        breath = Breath()
+        for first in range(0, len(events), EVENTS_AT_ONCE):
+            self._advance_by(events[first : first + EVENTS_AT_ONCE])
+            await breath.pause()
+
+    def _advance_by(self, events: Sequence[Event]) -> None:
         for position, event in enumerate(events):
             if not event.follows(self.revision, self.mark):
                 self._take(events[:position])
                 raise Gap(MISSED)
             self.revision, self.mark = event.id, event.mark
-        if events:
-            self.stream_lag.note(events, now=self._clock.monotonic())
-            self._take(events)
-            self._own_writes.pass_by(events)
-            if any(event.kind is EventKind.NAMESPACE_REPAIRED for event in events):
-                raise Gap(REPAIRED)  # events do not carry the repaired data
-            if any(event.unreadable for event in events):
-                raise Gap(DAMAGED)
-            self._confirm()
+        self.stream_lag.note(events, now=self._clock.monotonic())
+        self._take(events)
+        self._own_writes.pass_by(events)
+        if any(event.kind is EventKind.NAMESPACE_REPAIRED for event in events):
+            raise Gap(REPAIRED)  # events do not carry the repaired data
+        if any(event.unreadable for event in events):
+            raise Gap(DAMAGED)
+        self._confirm()
 
     def _is_at(self, head: Head) -> bool:
         """Return whether the view includes exactly the events up to this one."""

@@ -56,7 +56,10 @@ class SlowStart:
                 if self._has_changes:
                     self._has_changes = False
                     await self._begin()
-                await wait_until(self._clock, self._clock.monotonic() + self._step(), self._changed)
+                wait_seconds = self._step()
+                while not self._mirror.view.settle():
+                    await asyncio.sleep(0)
+                await wait_until(self._clock, self._clock.monotonic() + wait_seconds, self._changed)
 
     def _notice(self, events: Sequence[Event]) -> None:
         if not events or any(

@@ -13,20 +13,24 @@ from shared_registry.probing.connection import reason_of
 
 SHUTDOWN_SECONDS = 2.0
 """How long a client may take to answer the end of its TLS connection, before the connection is closed."""
-_CERTIFICATE, _KEY, _AUTHORITIES = "tls_certificate_file", "tls_key_file", "tls_client_ca_file"
+_CERTIFICATE, _KEY = "tls_certificate_file", "tls_key_file"
 
 
 class ClientTls(FromFiles[ssl.SSLContext]):
     """The TLS of one listener. Connections that are open keep the files with which they were opened."""
 
-    def __init__(self, config: RouterConfig) -> None:
+    def __init__(self, config: RouterConfig, *, authorities: str = "tls_client_ca_file") -> None:
         """Read the files. Blocks for some milliseconds.
+
+        Args:
+            config: The router's settings.
+            authorities: The name of the setting with the authorities of clients' certificates.
 
         Raises:
             ConfigError: A file cannot be used; the message names its setting.
         """
-        files = [file for file in (getattr(config, name) for name in (_CERTIFICATE, _KEY, _AUTHORITIES)) if file]
-        super().__init__(files, lambda: server_context(config), what="TLS files for clients")
+        files = [file for file in (getattr(config, name) for name in (_CERTIFICATE, _KEY, authorities)) if file]
+        super().__init__(files, lambda: server_context(config, authorities), what="TLS files for clients")
         self._handshake_seconds = config.header_timeout_seconds
 
     @classmethod
@@ -47,14 +51,15 @@ class ClientTls(FromFiles[ssl.SSLContext]):
         }
 
 
-def server_context(config: RouterConfig) -> ssl.SSLContext:
+def server_context(config: RouterConfig, authorities: str = "tls_client_ca_file") -> ssl.SSLContext:
     """Return the context for clients as the `tls_*` settings describe it. Blocks for some milliseconds.
 
     Raises:
         ConfigError: A file cannot be used; the message names its setting.
     """
     certificate, key = cast("str", config.tls_certificate_file), cast("str", config.tls_key_file)
-    for name, file in ((_CERTIFICATE, certificate), (_KEY, key), (_AUTHORITIES, config.tls_client_ca_file)):
+    trusted = cast("str | None", getattr(config, authorities))
+    for name, file in ((_CERTIFICATE, certificate), (_KEY, key), (authorities, trusted)):
         if file:
             _require_readable(name, file)  # the errors of the ssl module do not say which file it is
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
@@ -68,12 +73,12 @@ def server_context(config: RouterConfig) -> ssl.SSLContext:
         remedy = "give a PEM file with the certificate and its chain, and one with its key, without a password"
         text = f"{certificate} with {key} cannot be used ({reason_of(error)}); {remedy}"
         raise ConfigError(f"{_CERTIFICATE}: {text}") from None
-    if config.tls_client_ca_file:
+    if trusted:
         try:
-            context.load_verify_locations(config.tls_client_ca_file)
+            context.load_verify_locations(trusted)
         except (OSError, ValueError) as error:
-            text = f"{config.tls_client_ca_file} cannot be used ({reason_of(error)}); give a PEM file of authorities"
-            raise ConfigError(f"{_AUTHORITIES}: {text}") from None
+            text = f"{trusted} cannot be used ({reason_of(error)}); give a PEM file of authorities"
+            raise ConfigError(f"{authorities}: {text}") from None
         context.verify_mode = ssl.CERT_REQUIRED
     return context
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from types import MappingProxyType
 
 from shared_registry import happenings
@@ -14,6 +15,8 @@ from shared_registry.model import AdminState, Leader, ReplicaRecord, ReplicaStat
 from shared_registry.registry.facade import SharedReplicaRegistry
 
 NAMED_AT_ONCE = 4
+MOST_LINES = 100
+"""Up to how many replicas each has a line of its own when a router starts."""
 PATIENCE_LEASES = 3
 """After how many leases without a leader a router that has started logs it. An election takes about one."""
 EJECTED = "ejected, because sessions fail on it"
@@ -75,9 +78,20 @@ class Narrator:
     def _log_state(self) -> None:
         if (leader := self._registry.leader) is not None:
             self._log_leader(leader)
-        for replica in self._registry.all():
-            self._log_replica(replica.record, _text_of_all(replica.record))
+        replicas = self._registry.all()
+        if len(replicas) > MOST_LINES:
+            self._log_counts([replica.record for replica in replicas])
+        else:
+            for replica in replicas:
+                self._log_replica(replica.record, _text_of_all(replica.record))
         self._log_selection()
+
+    def _log_counts(self, records: Sequence[ReplicaRecord]) -> None:
+        """Log how many replicas are in each state, in one line."""
+        counts = Counter(_kind(record) for record in records)
+        level = logging.WARNING if any(map(_is_down, records)) else logging.INFO
+        text = ", ".join(f"{count} {kind}" for kind, count in sorted(counts.items()))
+        logger.log(level, "replicas: %s%d in all: %s", self._of_pool, len(records), text, extra=self._fields)
 
     def _log_leader(self, leader: Leader | None) -> None:
         if leader is None:
@@ -92,8 +106,7 @@ class Narrator:
             logger.warning(text, self._of_pool, seconds, extra=self._fields)
 
     def _log_replica(self, record: ReplicaRecord, text: str) -> None:
-        is_down = record.health.status is ReplicaStatus.UNHEALTHY or record.ejected_until is not None
-        level = logging.WARNING if is_down and record.admin is AdminState.ACTIVE else logging.INFO
+        level = logging.WARNING if _is_down(record) else logging.INFO
         extra = {**self._fields, "replica": record.endpoint.url}
         logger.log(level, "replica: %s%s is %s", self._of_pool, label(record), text, extra=extra)
 
@@ -135,9 +148,25 @@ def _text_of(happening: ReplicaHappening) -> str:
             return _text_of_all(happening.record)
         case happenings.ReplicaHealthy() | happenings.ReplicaUnhealthy() | happenings.ReplicaUnjudged():
             return _status(happening.record)
-        case happenings.ReplicaDrained() | happenings.ReplicaDisabled() | happenings.ReplicaEnabled():
+        case (
+            happenings.ReplicaDrained()
+            | happenings.ReplicaExpired()
+            | happenings.ReplicaDisabled()
+            | happenings.ReplicaEnabled()
+        ):
             return _admin(happening.record)
     return _TEXTS.get(type(happening), "")
+
+
+def _is_down(record: ReplicaRecord) -> bool:
+    is_out = record.health.status is ReplicaStatus.UNHEALTHY or record.ejected_until is not None
+    return is_out and record.admin is AdminState.ACTIVE
+
+
+def _kind(record: ReplicaRecord) -> str:
+    if record.admin is not AdminState.ACTIVE:
+        return record.admin.value
+    return "ejected" if record.ejected_until is not None else str(record.health.status.value)
 
 
 def _text_of_all(record: ReplicaRecord) -> str:

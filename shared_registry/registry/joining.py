@@ -13,6 +13,7 @@ from shared_registry.registry.seeding import log
 from shared_registry.registry.wiring import Parts
 from shared_registry.store import client
 from shared_registry.store.keys import Keys
+from shared_registry.store.reader import Gap
 from shared_registry.store.verification import verify_server
 
 logger = logging.getLogger(__name__)
@@ -49,7 +50,11 @@ async def _take_part(parts: Parts, settings: RouterConfig) -> list[str] | None:
     Return what the config asks for and does not get; `None` if not all of that met one history.
     """
     heartbeat = await parts.membership.heartbeat()
+    try:
+        before = await parts.reader.snapshot()
+    except Gap:
+        return None
     # This must come before the mirror loads the shared state, or the view would lack these replicas for a moment.
-    notices = await parts.seeding.register(settings)
-    await parts.mirror.load()
+    notices = await parts.seeding.register(settings, before.records)
+    await parts.mirror.load(before)
     return notices if parts.mirror.history_id == heartbeat.history_id else None

@@ -7,11 +7,12 @@ import contextlib
 import dataclasses
 import logging
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 
 from shared_registry.admin.inspector import Inspector
 from shared_registry.aio.backoff import Backoff
+from shared_registry.aio.breath import Breath
 from shared_registry.aio.clock import Clock
 from shared_registry.config import RouterConfig
 from shared_registry.errors import KeyConflict, ReplicaClaimed, StoreError
@@ -62,8 +63,14 @@ class Seeding:
             else:
                 return
 
-    async def register(self, settings: RouterConfig) -> list[str]:
+    async def register(
+        self, settings: RouterConfig, registered: Mapping[str, ReplicaRecord] | None = None
+    ) -> list[str]:
         """Register the configured replicas that are not registered as configured.
+
+        Args:
+            settings: The settings of this router.
+            registered: The replicas that were registered a moment ago, by canonical url. By default they are read.
 
         Returns:
             What the config asks for and does not get.
@@ -71,16 +78,24 @@ class Seeding:
         Raises:
             StoreError: Redis did not accept it. The call may be repeated.
         """
-        configured = {canonical_url(endpoint.url): endpoint for endpoint in settings.replicas}
-        registered = await self._reader.records(list(configured))
+        breath = Breath()
+        configured: dict[str, ReplicaEndpoint] = {}
+        for endpoint in settings.replicas:
+            configured[canonical_url(endpoint.url)] = endpoint
+            await breath.pause()
+        if registered is None:
+            registered = await self._reader.records(list(configured))
         removed = {
             one.key: one for one in await self._reader.tombstones([key for key in configured if key not in registered])
         }
-        differences = {
-            key: _differences(registered[key].endpoint, endpoint) if key in registered else []
-            for key, endpoint in configured.items()
-            if key not in registered or not _is_as_configured(registered[key].endpoint, endpoint)
-        }
+        differences: dict[str, list[str]] = {}
+        for key, endpoint in configured.items():
+            known = registered.get(key)
+            if known is None:
+                differences[key] = []
+            elif not _is_as_configured(known.endpoint, endpoint):
+                differences[key] = _differences(known.endpoint, endpoint)
+            await breath.pause()
         changes = {key: configured[key] for key in differences}
         notices = []
         async with contextlib.aclosing(self._store.register_all(changes, mode=Source.SEED, by="config")) as answers:

@@ -12,12 +12,17 @@ from shared_registry.model import Replica
 
 LEVELS = 4
 """Primaries, others, primaries in a cooldown, and others in a cooldown."""
+NOTED_PER_CHANGE = 8
+"""How many shares are recorded in the time of one change of a weight."""
 Position = tuple[int, str]
+Weights = tuple[float, float]
+"""The weight now, and after the ramp."""
 
 
 def position_of(replica: Replica) -> Position:
     """Return where a replica stands in any list of replicas."""
-    return replica.record.endpoint.order or 0, replica.key
+    record = replica.record
+    return record.endpoint.order or 0, record.key
 
 
 class Ordered:
@@ -76,14 +81,17 @@ class SelectionLevel(Ordered):
         super().__init__()
         self.classes: dict[float, list[Replica]] = {}
         self.full_weights: dict[float, int] = {}
-        self._weights: dict[Replica, tuple[float, float]] = {}
+        self._weights: dict[Replica, Weights] = {}
+        self._pairs: dict[Weights, Weights] = {}
 
     def fill(self, replicas: Sequence[Replica], weights: Iterable[float], full_weights: Iterable[float]) -> None:
         """Have exactly these replicas, which are given in order."""
         self._positions = {replica: position_of(replica) for replica in replicas}
         self.replicas = list(replicas)
         self._copy = None
-        self._weights = dict(zip(replicas, zip(weights, full_weights, strict=True), strict=True))
+        pairs = self._pairs = {}
+        both = zip(weights, full_weights, strict=True)
+        self._weights = dict(zip(replicas, (pairs.setdefault(pair, pair) for pair in both), strict=True))
         self.classes, self.full_weights = {}, {}
         for replica, (weight, full) in self._weights.items():
             self.classes.setdefault(weight, []).append(replica)
@@ -108,7 +116,8 @@ class SelectionLevel(Ordered):
         else:
             self.drop(replica)
             self.put(replica)
-        self._weights[replica] = weight, full
+        pair = weight, full
+        self._weights[replica] = self._pairs.setdefault(pair, pair)
         insort(self.classes.setdefault(weight, []), replica, key=self._positions.__getitem__)
         self.full_weights[full] = self.full_weights.get(full, 0) + 1
 
@@ -151,6 +160,7 @@ class Levels:
         self._ramping: list[dict[Replica, float]] = [{} for _ in range(LEVELS)]
         self._counts: list[dict[float, int]] = [{} for _ in range(LEVELS)]
         self._most = [1.0] * LEVELS
+        self._unnoted: dict[Replica, None] = {}
         self._unsettled: dict[Replica, None] = {}
 
     def __len__(self) -> int:
@@ -177,7 +187,7 @@ class Levels:
             lists[self._level_of(replica, cooling)].append(replica)
         self._at = {replica: number for number, members in enumerate(lists) for replica in members}
         self.changed = [None] * LEVELS
-        self._unsettled = {}
+        self._unnoted, self._unsettled = {}, {}
         for number, members in enumerate(lists):
             self._ramping[number], self._counts[number] = {}, {}
             if self._shares:
@@ -216,30 +226,39 @@ class Levels:
             replicas: Those whose part has changed.
         """
         self._shares = shares
-        for replica in replicas:
-            number = self._at.get(replica)
-            if number is not None:
-                self._note_share(replica, number)
-                self._unsettled[replica] = None
+        self._unnoted.update(dict.fromkeys(replicas))
 
     def settle(self, most: int) -> bool:
-        """Give replicas the weights that they should have by now, but do not change more than about `most` of them.
+        """Give replicas the weights that they should have by now, but do not change more than `most` of them.
 
         Return whether all have them.
         """
-        for number, level in enumerate(self.levels):
-            divisor = self._most_now(number, len(level.replicas))
-            if divisor != self._most[number]:
-                self._most[number] = divisor
-                self._unsettled.update(dict.fromkeys(level.replicas))
+        left = NOTED_PER_CHANGE * most
+        while self._unnoted and left > 0:
+            left -= 1
+            replica, _ = self._unnoted.popitem()
+            if replica in self._at:
+                self._note_share(replica, self._at[replica])
+                self._unsettled[replica] = None
+        if self._unnoted:
+            return False
+        self._divide()
         while self._unsettled and most > 0:
             most -= 1
             replica, _ = self._unsettled.popitem()
-            number = self._at.get(replica, -1)
-            if number >= 0 and self.levels[number].weight_of(replica) != self._weight_of(replica, number):
+            number = self._at.get(replica)
+            if number is not None and self.levels[number].weight_of(replica) != self._weight_of(replica, number):
                 self._weigh(replica, number)
                 self._note(number, replica)
         return not self._unsettled
+
+    def _divide(self) -> None:
+        """Find by what the weights of each level are divided. If that has changed, all of its weights are to change."""
+        for number, level in enumerate(self.levels):
+            most = self._most_now(number, len(level.replicas))
+            if most != self._most[number]:
+                self._most[number] = most
+                self._unsettled.update(dict.fromkeys(level.replicas))
 
     def take_changes(self) -> list[set[Replica] | None]:
         """Return the changes of each level, and begin to collect anew."""
@@ -259,12 +278,14 @@ class Levels:
 
     def _note_share(self, replica: Replica, number: int) -> None:
         """Record the share of a member of a level."""
-        share = self._shares.get(replica.record.key, 1.0)
-        if self._ramping[number].get(replica, 1.0) != share:
-            self._forget_share(replica, number)
+        share, ramping, counts = self._shares.get(replica.record.key, 1.0), self._ramping[number], self._counts[number]
+        before = ramping.get(replica, 1.0)
+        if before != share:
+            if before != 1.0:
+                self._forget_share(replica, number)
             if share != 1.0:
-                self._ramping[number][replica] = share
-                self._counts[number][share] = self._counts[number].get(share, 0) + 1
+                ramping[replica] = share
+                counts[share] = counts.get(share, 0) + 1
 
     def _forget_share(self, replica: Replica, number: int) -> None:
         share = self._ramping[number].pop(replica, None)

@@ -15,7 +15,7 @@ from dataclasses import replace
 from weakref import WeakValueDictionary
 
 from shared_registry.aio.breath import Breath
-from shared_registry.errors import UnknownReplica
+from shared_registry.errors import UnknownReplica, UsageError
 from shared_registry.model import (
     ORIGIN,
     AdminState,
@@ -29,6 +29,7 @@ from shared_registry.model import (
 from shared_registry.selection import Panic, Selection
 from shared_registry.selection.levels import Levels, Ordered, position_of
 from shared_registry.selection.panic import ANSWERED_SECONDS, Spares
+from shared_registry.selection.targets import FormerNames, each_of
 from shared_registry.urls import canonical_url
 
 _NOT_REMOVED = Removal(ORIGIN)
@@ -37,7 +38,7 @@ MOST_TOUCHED = 4
 AT_ONCE = 100
 """How many replicas are moved in one go where the event loop is to run in between."""
 MOST_PIECES = 50
-"""In how many pieces all replicas are taken over. Each piece is built into a hash ring at the cost of a copy of the ring."""
+"""In how many pieces all replicas are taken over. Each costs a hash ring a copy of itself."""
 DEPARTED_AT_MOST = 1000
 """How many removals of announced replicas that left by themselves are remembered."""
 
@@ -81,6 +82,7 @@ class View:
         self.first: Replica | None = None
         self.removed: dict[str, Removal] = {}
         self._departed: collections.deque[str] = collections.deque()
+        self._former_names = FormerNames()
         self._replicas: dict[str, Replica] = {}
         self._everyone = Ordered()
         self._levels = Levels()
@@ -90,7 +92,7 @@ class View:
         self._touched: dict[Replica, None] = {}
         self._is_rebuilt = True
         self._preference: tuple[Replica, ...] | None = ()
-        self._handles: WeakValueDictionary[str, Replica] = WeakValueDictionary()
+        self._handles: WeakValueDictionary[str, Replica] = WeakValueDictionary()  # of those that are not shown
         self._is_withheld = False
         self._is_settled = True
         self._ended: Mapping[str, float] = {}
@@ -114,9 +116,12 @@ class View:
             ConfigError: The url is not valid.
             UnknownReplica: No replica has that name, or several replicas have it. The message suggests the nearest
                 name.
+            UsageError: It is none of these.
         """
         if isinstance(target, Replica):
             return target.key
+        if not isinstance(target, str):
+            raise UsageError(f"a replica is given by its handle, url or name, got {target!r}")
         if "://" in target:
             return canonical_url(target)
         named = [replica.key for replica in self._everyone.replicas if replica.name == target]
@@ -132,15 +137,20 @@ class View:
         Raises:
             ConfigError: As `key_of`.
             UnknownReplica: As `key_of`; or no replica has one of the urls.
+            UsageError: As `key_of`; or this is one text in place of several replicas.
         """
         keys: set[str] = set()
-        for target in targets:
-            key = self.key_of(target)
-            is_known = key in self._replicas or key in self.removed or key in self._handles
+        for target in each_of(targets):
+            former = self._former_names.key_of(target)
+            key = former if former and not self._has_name(target) else self.key_of(target)
+            is_known = key == former or key in self._replicas or key in self.removed or key in self._handles
             if isinstance(target, str) and not is_known:
                 raise UnknownReplica(f"no replica has the url {key}{self._nearest_to(key)}")
             keys.add(key)
         return keys
+
+    def _has_name(self, name: Replica | str) -> bool:
+        return any(replica.name == name for replica in self._everyone.replicas)
 
     def _nearest_to(self, text: str) -> str:
         texts = [text for replica in self._everyone.replicas for text in (replica.key, replica.name) if text]
@@ -153,7 +163,7 @@ class View:
 
     def handle(self, record: ReplicaRecord) -> Replica:
         """Return the handle of a replica that the view may not show. A new handle gets this record."""
-        replica = self._handles.get(record.key)
+        replica = self._replicas.get(record.key) or self._handles.get(record.key)
         if replica is None:
             replica = self._handles[record.key] = Replica.of(record)
         return replica
@@ -287,7 +297,8 @@ class View:
         if shares == self._shares:
             return
         before, self._shares = self._shares, shares
-        keys = [key for key in before.keys() | shares.keys() if before.get(key) != shares.get(key)]
+        keys = [key for key, share in shares.items() if before.get(key) != share]
+        keys += [key for key in before if key not in shares]
         replicas = [replica for key in keys if (replica := self._replicas.get(key))]
         for levels in self._all_levels():
             levels.ramp(shares, replicas)
@@ -302,15 +313,18 @@ class View:
         return self._is_settled
 
     def _show(self, key: str, record: ReplicaRecord) -> None:
-        replica = self.handle(record)
+        replica = self._replicas.get(key) or self._handles.pop(key, None) or Replica.of(record)
+        if replica.name != record.endpoint.name:
+            self._former_names.note(replica)
         replica.record = self._without_ended(record)
         self._replicas[key] = replica
         self._touched[replica] = None
         self.removed.pop(key, None)
 
     def _drop(self, key: str) -> None:
-        replica = self._replicas.pop(key)
+        replica = self._handles[key] = self._replicas.pop(key)
         self.selection.loads.forget(replica)
+        self._former_names.note(replica)
         self._touched[replica] = None
         replica.record = replace(replica.record, admin=AdminState.REMOVED)
 
@@ -334,6 +348,8 @@ class View:
                     del self.removed[oldest]
 
     def _set(self, replica: Replica, record: ReplicaRecord) -> None:
+        if record.endpoint.name != replica.name:
+            self._former_names.note(replica)
         former, replica.record = replica.record, self._without_ended(record)
         present = replica.record
         if former.is_selectable is not present.is_selectable or former.endpoint != present.endpoint:
@@ -360,7 +376,9 @@ class View:
         if self._touched or is_rebuilt:
             self._preference = None
         self._touched, self._is_rebuilt = {}, False
-        self._is_settled = all([levels.settle(AT_ONCE) for levels in self._all_levels()])
+        self._is_settled = True
+        for levels in self._all_levels():
+            self._is_settled = levels.settle(AT_ONCE) and self._is_settled
         self.first = None if self._is_withheld else self._levels.first
         self.panic = self._find_panic()
         if self.panic is not None and self._spread is not None:

@@ -78,7 +78,7 @@ _PLACES = {
     for part, fields in enumerate(HELD_BY.values())
     for field in fields
 }
-"""For each field the number of the part of a record that has it, the attribute, and what reads it, unless it is text."""
+"""For each field: the number of the part of a record that has it, the attribute, what reads it unless it is text."""
 _REQUIRED = frozenset(field.name for fields in HELD_BY.values() for field in fields if field.is_required)
 
 
@@ -94,7 +94,7 @@ def _parts(texts: Mapping[str, str]) -> tuple[dict[str, Any], ...]:
         if place := _PLACES.get(name):
             part, attribute, read = place
             parts[part][attribute] = text if read is None else read(text)
-    if not _REQUIRED <= texts.keys():
+    if not texts.keys() >= _REQUIRED:
         raise KeyError
     return parts
 

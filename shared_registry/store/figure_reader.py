@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 
-from shared_registry.store.reads import Reads, execute
+from shared_registry.store.reads import Reads, execute, load_of
 
 SCORES_AT_ONCE = 1000
 COUNTS_AT_ONCE = 200
@@ -80,7 +80,7 @@ class FigureReader(Reads):
             while page := await self._scores(key, at):
                 for url, score in page:
                     if url in weights and url not in ramping:
-                        loads[url] = round(score * weights[url])
+                        loads[url] = load_of(score, weights[url])
                 at += SCORES_AT_ONCE
                 await asyncio.sleep(0)
         missing = [url for url in weights if url not in loads]

@@ -7,14 +7,17 @@ from collections.abc import AsyncGenerator, AsyncIterator, Collection, Mapping, 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from shared_registry.errors import KeyConflict
 from shared_registry.model import ReplicaEndpoint
-from shared_registry.store.reads import Reads, stream_entries
+from shared_registry.store.reads import Reads, load_of, stream_entries
 
 if TYPE_CHECKING:
     from shared_registry.store.replies import Grant
 
 LEASES_AT_ONCE = 500
 WAITERS_AT_ONCE = 250
+GRANT_FIELDS = {"lease_id", "url", "revision"}
+"""The fields of each entry of an inbox."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,10 +40,16 @@ class LeaseReader(Reads):
     """The part of `Reader` for leases, loads and the queue."""
 
     async def in_flight(self, key: str) -> int | None:
-        """Return the number of sessions on a replica, removed or not; `None` if Redis has no count for it."""
+        """Return the number of sessions on a replica, removed or not; `None` if Redis has no count for it.
+
+        Raises:
+            KeyConflict: The count is no number.
+        """
         async with self._channel.bounded():
             value = await self._commands.hget(self._keys.replica(key), "in_flight")
-        return None if value is None else int(value)
+        if value is None or value.isdecimal():
+            return None if value is None else int(value)
+        raise KeyConflict(f"replica {key}: field in_flight holds {value!r}; run `shared-registry check --repair`")
 
     async def leases(self, router: str) -> AsyncIterator[dict[str, str]]:
         """Yield a router's leases in pieces, as lease id to canonical url.
@@ -94,7 +103,7 @@ class LeaseReader(Reads):
             primary, secondary, full, routers, *rest = replies
         in_flight, spare_scores = rest[: len(ramping)], rest[len(ramping) :]
         scores = [(url, score) for url, score in (*primary, *secondary) if url in endpoints]
-        loads = {url: round(float(score) * endpoints[url].weight) for url, score in scores}
+        loads = {url: load_of(float(score), endpoints[url].weight) for url, score in scores}
         loads |= {url: endpoints[url].capacity for url in full if url in endpoints}
         counts = zip(ramping, in_flight, strict=True)  # a damaged one keeps the load that its score shows
         loads |= {
@@ -103,7 +112,7 @@ class LeaseReader(Reads):
         loads |= {url: endpoint.capacity for url, endpoint in spares.items()}
         for url, score in itertools.chain(*spare_scores):
             if url in spares:
-                loads[url] = round(float(score) * spares[url].weight)
+                loads[url] = load_of(float(score), spares[url].weight)
         return loads, routers
 
     async def queue_depth(self) -> int:
@@ -156,5 +165,6 @@ class LeaseReader(Reads):
         grants = {
             entry["lease_id"]: Grant(entry["url"], entry["revision"], is_spare=entry.get("is_spare") == "1")
             for _, entry in entries
+            if entry.keys() >= GRANT_FIELDS  # anything else was written by hand
         }
         return entries[-1][0] if entries else after, grants

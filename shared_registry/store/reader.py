@@ -21,12 +21,11 @@ from shared_registry.store.failover import is_lost
 from shared_registry.store.figure_reader import FigureReader
 from shared_registry.store.keys import Keys
 from shared_registry.store.lease_reader import LeaseReader
-from shared_registry.store.reads import BLOCK_MARGIN_SECONDS, stream_entries
+from shared_registry.store.reads import BLOCK_MARGIN_SECONDS, ENTRIES_AT_ONCE, stream_entries
 from shared_registry.store.schema import expect_schema
 
 RECORDS_AT_ONCE = 100
 URLS_AT_ONCE = 1000
-EVENTS_AT_ONCE = 500
 HEAD_FIELDS = ("schema", "history_id", "revision", "epoch", "mark", "cluster", "settling")
 NO_FIELD = "-"
 """A field that `meta` never has, so that deleting it changes nothing."""
@@ -233,15 +232,21 @@ class Reader(LeaseReader, FigureReader):
                 await breath.pause()
         return records, damage
 
-    async def snapshot(self) -> Snapshot:
+    async def snapshot(self, since: Snapshot | None = None) -> Snapshot:
         """Return all replicas as of one revision. Changes during the read are applied from the event stream.
+
+        Args:
+            since: An earlier snapshot, from which to go on by the event stream. By default all replicas are read.
 
         Raises:
             Gap: The history changed, or the event stream was trimmed, during the read. Try again at once.
         """
-        before = await self.head()
-        records = await self.records(await self.urls())
-        removed = await self._removals(before.revision)
+        if since is None:
+            before = await self.head()
+            records = await self.records(await self.urls())
+            removed = await self._removals(before.revision)
+        else:
+            before, records, removed = since.head, dict(since.records), dict(since.removed)
         revision, mark = before.revision, before.mark
         while events := await self.events(after=revision):
             for event in events:
@@ -271,18 +276,18 @@ class Reader(LeaseReader, FigureReader):
                 removals[url] = Removal(revision, origin if isinstance(origin, str) else "")
         return removals
 
-    async def events(self, *, after: str, count: int = EVENTS_AT_ONCE) -> list[Event]:
+    async def events(self, *, after: str, count: int = ENTRIES_AT_ONCE) -> list[Event]:
         """Return the events after a revision, oldest first, at most `count`."""
         async with self._channel.bounded():
             entries = await self._commands.xrange(self._keys.events, min=f"({after}", max="+", count=count)
-        return known_events(entries)
+        return await _parsed(entries)
 
     async def last_events(self, count: int) -> list[Event]:
         """Return the latest events, oldest first, at most `count`."""
         entries: list[tuple[str, dict[str, str]]] = []
         last = "+"
         while len(entries) < count:
-            wanted = min(count - len(entries), EVENTS_AT_ONCE)
+            wanted = min(count - len(entries), ENTRIES_AT_ONCE)
             async with self._channel.bounded():
                 page = await self._commands.xrevrange(self._keys.events, max=last, count=wanted)
             entries += page
@@ -300,7 +305,9 @@ class Reader(LeaseReader, FigureReader):
         after = ORIGIN
         while True:
             async with self._channel.bounded():
-                entries = await self._commands.xrange(self._keys.events, min=f"({after}", max="+", count=EVENTS_AT_ONCE)
+                entries = await self._commands.xrange(
+                    self._keys.events, min=f"({after}", max="+", count=ENTRIES_AT_ONCE
+                )
             if not entries:
                 return
             for event_id, fields in entries:
@@ -312,7 +319,7 @@ class Reader(LeaseReader, FigureReader):
         deadline = time.monotonic() + seconds
         while True:
             entries = stream_entries(await self._block({self._keys.events: after}, seconds))
-            events = known_events(entries)
+            events = await _parsed(entries)
             seconds = deadline - time.monotonic()
             if events or not entries or seconds <= 0:
                 return events
@@ -327,7 +334,7 @@ class Reader(LeaseReader, FigureReader):
         async with bounded(self._timeout_seconds + BLOCK_MARGIN_SECONDS, failover=self._failover):
             pipeline = self._blocking.pipeline(transaction=False)
             pipeline.hmget(self._keys.meta, *HEAD_FIELDS)
-            pipeline.xrange(self._keys.events, min=f"({after}", max="+", count=EVENTS_AT_ONCE)
+            pipeline.xrange(self._keys.events, min=f"({after}", max="+", count=ENTRIES_AT_ONCE)
             pipeline.hdel(self._keys.meta, NO_FIELD)
             values, entries, deleted = await pipeline.execute(raise_on_error=False)
             for reply in (values, entries):
@@ -335,7 +342,17 @@ class Reader(LeaseReader, FigureReader):
                     raise reply
         if isinstance(deleted, Exception) and is_lost(deleted):
             self._failover.lose(str(deleted))
-        return _head(values), known_events(entries)
+        return _head(values), await _parsed(entries)
+
+
+async def _parsed(entries: Sequence[tuple[str, dict[str, str]]]) -> list[Event]:
+    """Return the events among stream entries. Other tasks run in between."""
+    events: list[Event] = []
+    breath = Breath()
+    for entry in entries:
+        events += known_events((entry,))
+        await breath.pause()
+    return events
 
 
 def _head(values: Sequence[str | None]) -> Head:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, cast
 
 from redis.asyncio import RedisCluster
@@ -12,7 +13,8 @@ from shared_registry.store.keys import Keys
 from shared_registry.store.lane import Lane
 
 READS_AT_ONCE = 8
-ENTRIES_AT_ONCE = 500
+ENTRIES_AT_ONCE = 200
+"""How many entries of a stream are read in one go. The client library parses all of them without a pause."""
 BLOCK_MARGIN_SECONDS = 1.0
 
 
@@ -56,6 +58,11 @@ async def execute(pipeline: Client) -> list[Any]:
         if isinstance(reply, Exception):
             raise reply
     return replies
+
+
+def load_of(score: float, weight: float) -> int:
+    """Return the number of sessions on a replica, by its score in a ready set; 0 for a score that cannot be."""
+    return max(round(score * weight), 0) if math.isfinite(score) else 0
 
 
 def stream_entries(streams: object) -> list[tuple[str, dict[str, str]]]:

@@ -71,3 +71,11 @@ async def test_a_clock_set_back_begins_the_day_anew(older: Space) -> None:
     older.raw.hset(older.keys.meta, "older_router_at_ms", 10**14)
     assert (await older.store.upgrade(by=ONE, quiet_seconds=1)).outcome is UpgradeOutcome.EARLY
     assert int(older.raw.hget(older.keys.meta, "older_router_at_ms")) < 10**14
+
+
+@pytest.mark.parametrize("is_dry_run", [True, False])
+async def test_a_newer_programs_schema_is_not_taken_back(space: Space, is_dry_run: bool) -> None:
+    space.raw.hset(space.keys.meta, "schema", "2-3")
+    found = await space.store.upgrade(by="me", is_dry_run=is_dry_run)
+    assert (found.outcome, found.before, found.now) == (UpgradeOutcome.CURRENT, "2-3", "2")
+    assert space.raw.hget(space.keys.meta, "schema") == "2-3"

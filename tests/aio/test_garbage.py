@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
+import weakref
 from collections.abc import Iterator
 
 import pytest
 
-from shared_registry.aio.garbage import YOUNG_OBJECTS, YOUNG_RUNS, rare_collections
+from shared_registry.aio.garbage import NEVER, OLD_OBJECTS, YOUNG_OBJECTS, YOUNG_RUNS, rare_collections
+from tests.support.until import until
+
+
+class Node:
+    """An object that may refer to itself."""
+
+    other: Node | None = None
 
 
 @pytest.fixture(autouse=True)
@@ -18,8 +27,57 @@ def threshold() -> Iterator[None]:
 
 
 @pytest.mark.parametrize(("before", "within"), [(700, YOUNG_OBJECTS), (0, 0), (2 * YOUNG_OBJECTS, 2 * YOUNG_OBJECTS)])
-def test_collections_are_rare_within_the_block(before: int, within: int) -> None:
+async def test_collections_are_rare_within_the_block(before: int, within: int) -> None:
     gc.set_threshold(before, 11, 12)
     with rare_collections():
-        assert gc.get_threshold() == (within, 11 if before == 0 else YOUNG_RUNS, 12)
+        assert gc.get_threshold() == (within, *((11, 12) if before == 0 else (YOUNG_RUNS, NEVER)))
     assert gc.get_threshold() == (before, 11, 12)
+    assert gc.get_freeze_count() == 0
+
+
+async def test_what_lasts_is_put_aside_and_freed_as_usual() -> None:
+    gc.set_threshold(700, 10, 10)
+    with rare_collections():
+        lasting = [Node() for _ in range(4 * (OLD_OBJECTS + YOUNG_OBJECTS))]
+        await until(lambda: gc.get_freeze_count() >= len(lasting) / 2, "most are put aside")
+        last = weakref.ref(lasting[0])
+        lasting.clear()
+        assert last() is None
+
+
+async def test_circles_are_freed_although_much_is_put_aside() -> None:
+    gc.set_threshold(700, 10, 10)
+    with rare_collections():
+        lasting = [Node() for _ in range(4 * (OLD_OBJECTS + YOUNG_OBJECTS))]
+        await until(lambda: gc.get_freeze_count() >= len(lasting) / 2, "most are put aside")
+        circle = Node()
+        circle.other = circle
+        gone = weakref.ref(circle)
+        del circle
+
+        async def is_freed() -> bool:
+            lasting.extend(Node() for _ in range(YOUNG_OBJECTS))
+            return gone() is None
+
+        await until(is_freed, "the circle is found")
+
+
+async def test_much_growth_lets_the_collector_look_at_everything(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shared_registry.aio.garbage.LEAST_GROWTH", 1000)
+    monkeypatch.setattr("shared_registry.aio.garbage.MOST_GROWTH", 1.0)
+    monkeypatch.setattr("shared_registry.aio.garbage.COUNTED_RUNS", 2)
+    gc.set_threshold(700, 10, 10)
+    with rare_collections():
+        circle = Node()
+        circle.other = circle
+        gone = weakref.ref(circle)
+        lasting = [Node() for _ in range(4 * (OLD_OBJECTS + YOUNG_OBJECTS))]
+        await until(lambda: gc.get_freeze_count() >= len(lasting) / 2, "most are put aside")
+        del circle
+
+        async def is_freed() -> bool:
+            lasting.extend(Node() for _ in range(10 * OLD_OBJECTS))
+            await asyncio.sleep(0)
+            return gone() is None
+
+        await until(is_freed, "the circle that was put aside is found")

@@ -15,7 +15,14 @@ from pathlib import Path
 
 import pytest
 
-from shared_registry import AdminState, ReplicaStatus, SharedReplicaRegistry
+from shared_registry import (
+    AdminState,
+    Announcement,
+    ReplicaEndpoint,
+    ReplicaStatus,
+    RouterConfig,
+    SharedReplicaRegistry,
+)
 from shared_registry.embedded import EmbeddedServer
 from shared_registry.model import Event, EventKind
 from tests.support.failover.scenarios import stopped
@@ -242,3 +249,21 @@ async def test_clock_jumps_expire_nobody_and_delay_no_expiry(
         await until(lambda: space.fields(pod.url)["admin"] == "removed", "it has expired")
         [expired_at] = expiries(await space.reader.last_events(1000)).values()
         assert expired_at < killed_at + TTL + 1
+
+
+async def test_heartbeats_spread_although_all_begin_at_once(space: Space, namespace: str, proxy: FaultyProxy) -> None:
+    """So they do after an outage, when all have Redis back at one moment."""
+    config = RouterConfig(redis_url=proxy.url, namespace=namespace)
+    proxy.refuses = True
+    async with AsyncExitStack() as stack:
+        for number in range(60):
+            endpoint = ReplicaEndpoint(f"http://127.0.0.1:{10_000 + number}")
+            await stack.enter_async_context(Announcement(config, endpoint, ttl_seconds=TTL, drain_seconds=0))
+        await asyncio.sleep(1)
+        proxy.heal()
+        await until(lambda: space.raw.zcard(space.keys.announced) == 60, "all are announced")
+        await asyncio.sleep(TTL)
+        due = [score for _, score in space.raw.zrange(space.keys.announced, 0, -1, withscores=True)]
+        latest = sum(score > max(due) - TTL * 1000 / 9 for score in due)
+        assert latest < 40
+        assert max(due) - min(due) > TTL * 1000 / 3 * 0.7

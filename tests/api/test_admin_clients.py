@@ -5,14 +5,17 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import re
 import socket
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
+from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
-from shared_registry.api import connection, live_data
+from shared_registry.api import connection, event_stream, live_data
 from shared_registry.embedded import EmbeddedServer
 from tests.proxy.conftest import SECONDS
 from tests.support.shown_fleet import shown_fleet
@@ -21,6 +24,7 @@ from tests.support.until import until
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 SHORT_SECONDS = 0.2
 SCRIPT = b"GET /dashboard.js HTTP/1.1\r\nHost: localhost\r\n\r\n"
+EVENTS = b"GET /events HTTP/1.1\r\nHost: localhost\r\n\r\n"
 STATUS = b"GET /status HTTP/1.1\r\nHost: localhost\r\n\r\n"
 
 
@@ -68,6 +72,85 @@ async def test_a_client_with_an_endless_request_is_disconnected(
                 writer.write(b"x" * 65_536)
                 await writer.drain()
                 await asyncio.sleep(0)
+
+
+async def test_a_client_that_asks_without_end_is_disconnected(
+    server: EmbeddedServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[object] = []
+    make = RequestResponseCycle.__init__
+
+    def counted(cycle: RequestResponseCycle, *args: Any, **named: Any) -> None:
+        made.append(cycle)
+        make(cycle, *args, **named)
+
+    monkeypatch.setattr(RequestResponseCycle, "__init__", counted)
+    async with shown_fleet(server.url, 1) as fleet, asyncio.timeout(SECONDS / 2):
+        url = httpx.URL(fleet.router.admin_url)
+        reader, writer = await asyncio.open_connection(url.host, url.port)
+        made.clear()
+        with contextlib.closing(writer), contextlib.suppress(ConnectionError):
+            writer.write(STATUS * 1000)
+            await reader.read()
+        assert 1 < len(made) < 100, "the rest was not even read"
+
+
+async def test_a_client_may_ask_several_times_at_once(server: EmbeddedServer) -> None:
+    async with shown_fleet(server.url, 1) as fleet, asyncio.timeout(SECONDS / 2):
+        url = httpx.URL(fleet.router.admin_url)
+        reader, writer = await asyncio.open_connection(url.host, url.port)
+        with contextlib.closing(writer):
+            for _ in range(3):
+                writer.write(STATUS * connection.MOST_AT_ONCE)
+                for _ in range(connection.MOST_AT_ONCE):
+                    head = await reader.readuntil(b"\r\n\r\n")
+                    assert head.startswith(b"HTTP/1.1 200 ")
+                    [length] = re.findall(rb"content-length: (\d+)", head)
+                    await reader.readexactly(int(length))
+
+
+@pytest.mark.parametrize("more", [b"", STATUS], ids=["one request", "a request behind it"])
+async def test_a_dashboard_that_has_gone_frees_its_place(
+    server: EmbeddedServer, monkeypatch: pytest.MonkeyPatch, more: bytes
+) -> None:
+    monkeypatch.setattr(live_data, "MOST_CLIENTS", 1)
+    monkeypatch.setattr(live_data, "SILENT_SECONDS", 0.0)
+    async with shown_fleet(server.url, 1) as fleet:
+        url = httpx.URL(fleet.router.admin_url)
+        reader, writer = await asyncio.open_connection(url.host, url.port)
+        with contextlib.closing(writer):
+            writer.write(EVENTS + more)
+            await reader.readuntil(b"event: snapshot")
+        await until(lambda: has_place(fleet.router.admin_url), "the place is free")
+
+
+async def test_a_dashboard_that_is_not_read_loses_its_place(
+    server: EmbeddedServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module, name in ((connection, "ACCEPT_SECONDS"), (event_stream, "SEND_SECONDS")):
+        monkeypatch.setattr(module, name, 10 * SECONDS)
+    monkeypatch.setattr(live_data, "MOST_CLIENTS", 1)
+    monkeypatch.setattr(live_data, "SILENT_SECONDS", 0.0)
+    monkeypatch.setattr(live_data, "PERIOD_SECONDS", 0.005)
+    async with shown_fleet(server.url, 1) as fleet:
+        with _socket_to(fleet.router.admin_url) as client:
+            await until(lambda: _is_open_to(client), "it is accepted")
+            with _ends_of(client) as [end]:
+                end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+            client.sendall(EVENTS)
+            await until(lambda: is_taken(fleet.router.admin_url), "its place is taken")
+            await until(lambda: has_place(fleet.router.admin_url), "its place is free")
+            assert _is_open_to(client), "it was not the connection that ended"
+
+
+async def has_place(url: str) -> bool:
+    """Return whether another dashboard finds a place."""
+    async with httpx.AsyncClient(trust_env=False, timeout=SECONDS) as http, http.stream("GET", f"{url}/events") as got:
+        return got.status_code == 200
+
+
+async def is_taken(url: str) -> bool:
+    return not await has_place(url)
 
 
 def _socket_to(url: str) -> socket.socket:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import re
+import shutil
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 AdminOf = Callable[[RunningRouter], httpx.AsyncClient]
 PAGE = (Path(__file__).parents[2] / "docs" / "api.md").read_text(encoding="utf-8")
 TOKEN = "sk-lease-0123456789"
-SETTINGS: dict[str, Any] = {"admin_tokens": [f"go: {TOKEN} lease"], "hold_grace_seconds": 0.3}
+SETTINGS: dict[str, Any] = {"admin_tokens": [f"go: {TOKEN} lease announce operate"], "hold_grace_seconds": 0.3}
 
 
 def examples(language: str) -> list[str]:
@@ -48,11 +49,17 @@ async def run(admin: httpx.AsyncClient, *command: str) -> str:
 async def test_each_call_of_curl_works(start_with_admin: StartRouter, admin_of: AdminOf, backend: Backend) -> None:
     admin = admin_of(await start_with_admin(backend.url, **SETTINGS))
     find_program("curl")
-    assert len(examples("sh")) == 3
-    selected, leased, held = [await run(admin, "bash", "-euc", one) for one in examples("sh")]
+    assert len(examples("sh")) == 6
+    selected, leased, held, changed, announced, events = [
+        await run(admin, "bash", "-euc", one) for one in examples("sh")
+    ]
     assert backend.url in selected
     assert backend.url in leased
     assert "event: lease" in held
+    assert re.findall(r'"outcome": "(\w+)"', changed) == ["registered", "draining", "draining", "removed"]
+    assert re.findall(r'"state": "(\w+)"', announced) == ["held", "held", "removed"]
+    assert '"kind": "replica_deregistered"' in events
+    assert "event: change" in events
     await until(lambda: is_free(admin), "all slots are free")
 
 
@@ -62,6 +69,25 @@ async def test_the_javascript_works(start_with_admin: StartRouter, admin_of: Adm
     assert (
         await run(admin, find_program("node", "nodejs"), "--input-type=module", "--eval", program)
     ).strip() == backend.url
+
+
+@pytest.mark.parametrize(("language", "compiler"), [("go", "go build -o"), ("rust", "rustc -o")])
+async def test_the_compiled_programs_work(
+    start_with_admin: StartRouter,
+    admin_of: AdminOf,
+    backend: Backend,
+    tmp_path: Path,
+    language: str,
+    compiler: str,
+) -> None:
+    if shutil.which(compiler.split(maxsplit=1)[0]) is None:
+        pytest.skip(f"no compiler of {language} is installed")
+    admin = admin_of(await start_with_admin(backend.url, **SETTINGS))
+    source, program = tmp_path / f"hold.{'go' if language == 'go' else 'rs'}", tmp_path / "hold"
+    source.write_text(examples(language)[0])
+    await run(admin, *compiler.split(), str(program), str(source))
+    assert 'lease {"id": "' in (await run(admin, str(program)))
+    await until(lambda: is_free(admin), "all slots are free")
 
 
 async def test_a_killed_client_frees_its_slot(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -118,3 +119,15 @@ def test_a_watch_may_begin_while_redis_is_away(own_server: Callable[..., Embedde
         server.start()
         wait_for(lambda: "no replicas are registered" in table.out and '"summary"' in lines.out, "the first status")
         assert json.loads(lines.out.splitlines()[0])["age_seconds"] is None
+
+
+def test_wide_shows_source_owner_and_age_of_the_heartbeat(fleet: Command, raw: Any, keys: Keys) -> None:
+    announced = {"source": "announced", "owner": "pod-9", "last_heartbeat_at_ms": int(time.time() * 1000) - 3000}
+    raw.hset(keys.replica(URLS[1]), mapping=announced)
+    lines = fleet("status", "--wide", COLUMNS="60").out.splitlines()
+    heading = next(line.split() for line in lines if line.startswith("replica"))
+    assert heading[-3:] == ["source", "owner", "heartbeat"]
+    rows = {line.split()[0]: line.split() for line in lines}
+    assert rows["gpu-1"][-5:-3] == ["announced", "pod-9"]
+    assert rows["gpu-1"][-1] == "ago"
+    assert rows["gpu-3"][-3:] == ["explicit", "-", "-"]

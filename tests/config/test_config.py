@@ -113,6 +113,8 @@ OURS: dict[str, Any] = {
     "admin_access": "read",
     "admin_tokens": (),
     "admin_tokens_file": None,
+    "admin_client_ca_file": None,
+    "admin_client_access": "operate",
     "max_api_leases": 2000,
 }
 LOCAL_SETTINGS = {
@@ -177,6 +179,8 @@ LOCAL_SETTINGS = {
     "admin_access",
     "admin_tokens",
     "admin_tokens_file",
+    "admin_client_ca_file",
+    "admin_client_access",
     "max_api_leases",
 }
 NAMES = [*THE_ORIGINALS, *OURS]
@@ -364,6 +368,7 @@ def test_words_are_clean_text(name: str, value: object) -> None:
         ),
         ({"tls_key_file": "a.pem"}, "tls_key_file: needs tls_certificate_file"),
         ({"tls_client_ca_file": "a.pem"}, "tls_client_ca_file: has no effect without tls_certificate_file; give"),
+        ({"admin_client_ca_file": "a.pem"}, "admin_client_ca_file: has no effect without tls_certificate_file; give"),
         ({"tls_client_ca_file": 7}, "tls_client_ca_file: 7 is no path of a file"),
         (
             {"api_keys_file": "keys", "session_key": "header:X-Api-Key"},
@@ -774,6 +779,8 @@ OTHER_VALUES: dict[str, Any] = {
     "admin_access": "none",
     "admin_tokens": ["a: sk-0123456789abcdef read"],
     "admin_tokens_file": "tokens",
+    "admin_client_ca_file": "operators.pem",
+    "admin_client_access": "lease",
     "max_api_leases": 5,
 }
 
@@ -785,6 +792,7 @@ NEEDED: dict[str, dict[str, Any]] = {
     "tls_certificate_file": {"tls_key_file": "key.pem"},
     "tls_key_file": {"tls_certificate_file": "certificate.pem"},
     "tls_client_ca_file": {"tls_certificate_file": "certificate.pem", "tls_key_file": "key.pem"},
+    "admin_client_ca_file": {"tls_certificate_file": "certificate.pem", "tls_key_file": "key.pem"},
     "without tls_certificate_file": {},
     "without tls_key_file": {},
     "without replica_tls_certificate_file": {},

@@ -115,6 +115,8 @@ FROM_TEXT: dict[str, tuple[str, object]] = {
     "admin_access": ("none", "none"),
     "admin_tokens": ("a: sk-0123456789abcdef lease", check_admin_tokens([{"a": "sk-0123456789abcdef lease"}])),
     "admin_tokens_file": ("tokens", "tokens"),
+    "admin_client_ca_file": ("ca.pem", "ca.pem"),
+    "admin_client_access": ("lease", "lease"),
     "max_api_leases": ("7", 7),
 }
 
@@ -126,6 +128,7 @@ NEEDED = {
     "tls_certificate_file": ["tls_key_file"],
     "tls_key_file": ["tls_certificate_file"],
     "tls_client_ca_file": ["tls_certificate_file", "tls_key_file"],
+    "admin_client_ca_file": ["tls_certificate_file", "tls_key_file"],
 }
 """Settings without which another one cannot be set."""
 

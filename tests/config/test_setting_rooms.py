@@ -14,7 +14,7 @@ from shared_registry import RouterConfig
 
 PACKAGE = Path(shared_registry.__file__).parent
 MOST_ROOMS = 8
-COMMON_WORDS = {"cluster", "host", "namespace", "policy", "port", "probing", "replicas"}
+COMMON_WORDS = {"cluster", "health_check_path", "host", "namespace", "policy", "port", "probing", "replicas"}
 """Settings whose names are also the names of other things."""
 SETTINGS = sorted({item.name for item in fields(RouterConfig)} - COMMON_WORDS)
 WORD = re.compile(r"\w+")

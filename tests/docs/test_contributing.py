@@ -35,7 +35,7 @@ def program(number: int) -> dict[str, Any]:
 
 
 def test_every_file_that_it_names_exists() -> None:
-    named = set(re.findall(r"`((?:shared_registry|tests|lua|docs|examples)/[\w/.]*)`", PAGE))
+    named = set(re.findall(r"\b((?:shared_registry|tests|lua|docs|examples)/[\w/.-]*\w/?)", PAGE))
     assert len(named) > 15
     assert [name for name in sorted(named) if not (ROOT / name).exists()] == []
 

@@ -21,6 +21,7 @@ PROGRAM: str
 FROM_CHECKOUT: str
 FROM_CHECKOUT, *_ = re.findall(r"```sh\n(.*?)```", TEXT, re.DOTALL)
 [PROGRAM] = re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)
+REDIS = "redis://127.0.0.1:6399/0"
 REPLICA = "http://127.0.0.1:8000"
 MAX_WORDS = 700
 MAX_LINES = 12
@@ -28,10 +29,11 @@ MAX_LINES = 12
 
 def program(server: EmbeddedServer, namespace: str, replica: str) -> str:
     """Return the program with these addresses."""
-    assert 'namespace="first"' in PROGRAM
-    assert REPLICA in PROGRAM
-    there = f'redis_url="{server.url}", namespace="{namespace}"'
-    return PROGRAM.replace('namespace="first"', there).replace(REPLICA, replica)
+    text = PROGRAM
+    for shown, there in ((REDIS, server.url), ('"first"', f'"{namespace}"'), (REPLICA, replica)):
+        assert shown in text
+        text = text.replace(shown, there)
+    return text
 
 
 def run(text: str) -> subprocess.CompletedProcess[str]:

@@ -86,6 +86,26 @@ async def test_a_narrator_that_has_ended_logs_nothing(fleet: Fleet, caplog: pyte
     assert caplog.messages == []
 
 
+async def test_a_large_fleet_is_one_line_at_the_start(
+    fleet: Fleet, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("shared_registry.proxy.narrator.MOST_LINES", 1)
+    caplog.set_level(logging.INFO, logger="shared_registry.proxy.narrator")
+    registry = fleet.registry
+    with Narrator(registry, pool="video").narrating():
+        assert "replicas: video: 2 in all: 2 healthy" in caplog.messages
+    fleet.errors[A] = "HTTP 503"
+    await until(lambda: any(one.health.status.value == "unhealthy" for one in registry.all()), "it is down")
+    await registry.drain(B)
+    caplog.clear()
+    with Narrator(registry).narrating():
+        [line] = [one for one in caplog.records if one.getMessage().startswith("replicas: ")]
+        assert (line.levelname, line.getMessage()) == ("WARNING", "replicas: 2 in all: 1 draining, 1 unhealthy")
+        assert not any(text.startswith("replica: ") for text in caplog.messages)
+        await registry.enable(B)
+        await until(lambda: f"replica: {B} is active" in caplog.messages, "later changes have a line each")
+
+
 async def test_a_fleet_never_healthy_is_an_error_once_judged(
     server: EmbeddedServer, namespace: str, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import inspect
 import random
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 
 import pytest
 
-from shared_registry import AdminState, RouterConfig, UsageError
+from shared_registry import AdminState, RouterConfig, UnknownReplica, UsageError
 from shared_registry.model import Replica, ReplicaRecord
 from shared_registry.registry.facade import SharedReplicaRegistry
 from shared_registry.selection import Selection, policy_names
@@ -377,3 +378,29 @@ def test_a_change_moves_only_the_replica_that_it_touches(monkeypatch: pytest.Mon
 
 def never_more_than_one(_: RingPoints, sizes: Mapping[Replica, int]) -> None:
     assert len(sizes) < 2
+
+
+def test_one_text_or_no_replica_is_no_list_of_replicas() -> None:
+    registry = registry_of(record(0), record(1))
+    for wrong in ("r0", b"r0", [None], [1], [b"r0"]):
+        with pytest.raises(UsageError):
+            registry.select(exclude=wrong)  # type: ignore[arg-type]
+    for nothing in (None, b"r0", 1):
+        with pytest.raises(UsageError):
+            registry.get(nothing)  # type: ignore[arg-type]
+
+
+def test_a_replica_is_excluded_by_a_name_that_it_had() -> None:
+    named = [
+        replace(one, endpoint=replace(one.endpoint, name=name))
+        for one, name in zip((record(0), record(1)), "ab", strict=True)
+    ]
+    registry = registry_of(*named)
+    shown(registry._view, named[1])
+    chosen = registry.select(exclude=["a"])
+    assert chosen is not None
+    assert chosen.name == "b"
+    shown(registry._view, replace(named[1], endpoint=replace(named[1].endpoint, name="c")))
+    assert registry.select(exclude=["b"]) is None
+    with pytest.raises(UnknownReplica):
+        registry.get("b")

@@ -18,7 +18,7 @@ from shared_registry.config import RouterConfig
 from shared_registry.embedded import EmbeddedServer
 from shared_registry.errors import KeyConflict
 from shared_registry.model import AdminState, Opinion, OpinionKind, ProbeResult, ReplicaStatus, RouterInfo, Term
-from shared_registry.store.replies import Departure, Grant, Queued
+from shared_registry.store.replies import Departure, Grant, Held, Queued, Resignation
 from tests.support.space import THRESHOLDS, A, B, C, Space, info
 
 Damage = Callable[[Space], object]
@@ -277,3 +277,46 @@ async def test_an_observer_shows_all_others(server: EmbeddedServer, populated: S
         assert all(record.health.status is ReplicaStatus.HEALTHY for record in overview.replicas)
         assert {"dead~1", "router~1"} <= {router.info.key for router in (await observer.routers()).routers}
         assert {lease.router for lease in (await observer.leases()).leases} >= {"dead~1"}
+
+
+META_NUMBERS = (
+    *("epoch", "next_order", "queue_sequence", "heartbeat_at_ms", "reap_after_ms", "reap_until_ms"),
+    *("heartbeats_resumed_at_ms", "announcements_resumed_at_ms", "older_router_at_ms", "probers_version"),
+    *("slow_start_ms", "names_cursor", "revision"),
+)
+
+
+@pytest.mark.parametrize("value", ["x", "", "nan", "inf", "-1", "9" * 30])
+@pytest.mark.parametrize("field", META_NUMBERS)
+async def test_a_wrong_number_in_meta_lasts_until_the_next_heartbeat(populated: Space, field: str, value: str) -> None:
+    space, meta = populated, populated.keys.meta
+    if field == "names_cursor" and value == "9" * 30:
+        value = "x"  # a cursor may have many digits
+    space.raw.hset(meta, field, value)
+    await space.store.heartbeat(prober("router~1"), expiry_seconds=60)
+    assert space.raw.hget(meta, field) != value
+    head, (last, *_) = await space.reader.head(), space.raw.xrevrange(space.keys.events, count=1)
+    assert head.revision == last[0]
+    await everything_goes_on(space)
+    await space.add("http://10.0.0.7:8000", request="new")
+    term = int(space.raw.hget(space.keys.leader, "epoch"))
+    space.raw.delete(space.keys.leader)
+    assert await space.elect("other") > term
+
+
+@pytest.mark.parametrize("field", ["elected_at_ms", "epoch", "lease_ms", "batch", "batch_done"])
+async def test_a_wrong_number_of_the_leader_ends_with_its_term(populated: Space, field: str) -> None:
+    space = populated
+    space.raw.hset(space.keys.leader, field, "x")
+    assert isinstance(await space.store_of("other~1").campaign("o", lease_seconds=60, seen_epoch=0), Held)
+
+
+async def test_a_leaders_damaged_record_stops_no_report(populated: Space) -> None:
+    space = populated
+    rewrite(lambda space: space.keys.router("router~1"), "list")(space)
+    epoch = int(space.raw.hget(space.keys.leader, "epoch"))
+    for batch in range(1, THRESHOLDS.failure + 1):
+        assert (await space.report(epoch, batch, *results(space, error="down"))).done == len(results(space))
+    await space.store.record_outcome(results(space, error="down")[1], THRESHOLDS)
+    assert await space.store.resign("token", reason="blind", handicap_seconds=9) is Resignation.RESIGNED
+    assert not space.raw.exists(space.keys.leader)

@@ -66,6 +66,8 @@ STOPS = {"acquire_leases", "release_leases"}
 """They refuse nothing: what is not usual, they leave to the command for one lease. See test_usual_scripts.py."""
 IGNORED = {"settling"}
 """Of another type, this key is as if it were not there; see tests/leases/test_settling.py."""
+WITHOUT_NAMES = {"govern_replica", "heartbeat", "withdraw_replica"}
+"""For them `names` of another type is as if it were not there: they look only whether a name has gone elsewhere."""
 OWN_KEYS = {
     "acquire_lease": {"leases_prefix", "affinity_prefix", "several_prefix", "sequence_prefix"},
     "advance_ramps": set(),
@@ -99,7 +101,8 @@ NOT_FOR_A_MERE_RELEASE = {"replicas", "removed", "routers", "events", *OTHER_REA
 
 def refused_keys(command: str) -> list[str]:
     own = OWN_KEYS.get(command, {"replica_prefix"})
-    names = [name for name in read_header(command).names("KEYS") if name not in IGNORED]
+    ignored = IGNORED | ({"names"} if command in WITHOUT_NAMES else set())
+    names = [name for name in read_header(command).names("KEYS") if name not in ignored]
     return [name for name in names if not name.endswith("_prefix") or name in own]
 
 

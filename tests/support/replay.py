@@ -14,6 +14,7 @@ from shared_registry.model import ORIGIN, AdminState, ReplicaEndpoint, ReplicaRe
 
 ADMIN = {
     happenings.ReplicaDrained: AdminState.DRAINING,
+    happenings.ReplicaExpired: AdminState.DRAINING,
     happenings.ReplicaDisabled: AdminState.DISABLED,
     happenings.ReplicaEnabled: AdminState.ACTIVE,
 }

@@ -162,7 +162,7 @@ class ScriptedReader:
         self._begin("leader")
         return self.history.leader
 
-    async def snapshot(self) -> Snapshot:
+    async def snapshot(self, since: Snapshot | None = None) -> Snapshot:
         """Read at once, and reply once the gate is open."""
         self._begin("snapshot")
         if self.snapshot_error:

@@ -56,6 +56,13 @@ def shown_as(line: str) -> str:
     return "good" if text.startswith("every step was observed") or "  yes  " in line else ""
 
 
+def moves(times: list[float], whole: float, places: list[int]) -> str:
+    """Return the steps of an animation that is at each place from its time on."""
+    first = f"0%{{transform:translateY({places[0]}px)}}"
+    steps = (f"{at / whole:.2%}{{transform:translateY({place}px)}}" for at, place in zip(times, places, strict=True))
+    return f"{first}{''.join(steps)}to{{transform:translateY({places[-1]}px)}}"
+
+
 def picture(lines: list[tuple[float, str]]) -> str:
     """Return the SVG."""
     lines = [(0.0, "$ make demo"), *lines]
@@ -65,25 +72,24 @@ def picture(lines: list[tuple[float, str]]) -> str:
         at += min(max(pause, SHORTEST_PAUSE), LONGEST_PAUSE)
         times.append(at)
     whole = at + END_PAUSE
-    stops = ["0%{transform:translateY(0)}"]
-    for number, seconds in enumerate(times):
-        stops.append(f"{seconds / whole:.2%}{{transform:translateY({-number * LINE}px)}}")
-    stops.append(f"to{{transform:translateY({-(len(lines) - 1) * LINE}px)}}")
+    rolled = [-max(0, number + 1 - ROWS) * LINE for number in range(len(lines))]
+    covered = [min(number + 1, ROWS) * LINE for number in range(len(lines))]
     rows = []
     for number, (_, line) in enumerate(lines):
         text = line if len(line) <= COLUMNS else line[: COLUMNS - 1] + "…"
         kind = f' class="{shown}"' if (shown := shown_as(line)) else ""
         if text:
-            rows.append(f'<text x="16" y="{TOP + (ROWS - 1 + number) * LINE + 13}"{kind}>{escape(text)}</text>')
+            rows.append(f'<text x="16" y="{TOP + number * LINE + 13}"{kind}>{escape(text)}</text>')
     width, height = round(COLUMNS * WIDTH) + 32, TOP + ROWS * LINE + 12
-    end = -(len(lines) - 1) * LINE
     return f"""\
 <svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" height="{height}" role="img">
 <title>What the demo prints</title>
 <style>{STYLE}
-#lines{{animation:roll {whole:.1f}s step-end infinite;transform:translateY({end}px)}}
-@keyframes roll{{{"".join(stops)}}}
-@media (prefers-reduced-motion:reduce){{#lines{{animation:none}}}}
+#lines{{animation:roll {whole:.1f}s step-end infinite;transform:translateY({rolled[-1]}px)}}
+#cover{{animation:cover {whole:.1f}s step-end infinite;transform:translateY({covered[-1]}px)}}
+@keyframes roll{{{moves(times, whole, rolled)}}}
+@keyframes cover{{{moves(times, whole, covered)}}}
+@media (prefers-reduced-motion:reduce){{#lines,#cover{{animation:none}}}}
 </style>
 <clipPath id="window"><rect x="0" y="{TOP}" width="{width}" height="{ROWS * LINE}"/></clipPath>
 <rect width="{width}" height="{height}" rx="10" fill="#18181b"/>
@@ -91,7 +97,7 @@ def picture(lines: list[tuple[float, str]]) -> str:
 <circle cx="62" cy="20" r="6" fill="#4ade80"/>
 <g clip-path="url(#window)"><g id="lines">
 {chr(10).join(rows)}
-</g></g>
+</g><rect id="cover" y="{TOP}" width="{width}" height="{ROWS * LINE}" fill="#18181b"/></g>
 </svg>
 """
 

@@ -127,7 +127,7 @@ RULES = {
         (Python(f"{MIRROR}._reload", "await self._on_lost_history()", "None"),), (Kind.FLUSH, Kind.LOSE_ALL, Kind.ADD)
     ),
     "a mirror checks the predecessor of an event": Rule(
-        (Python(f"{MIRROR}._advance", "if not event.follows(self.revision, self.mark):", "if False:"),),
+        (Python(f"{MIRROR}._advance_by", "if not event.follows(self.revision, self.mark):", "if False:"),),
         (Kind.OLDER_COPY, Kind.ADD, Kind.REMOVE, Kind.DIES),
     ),
     "a mirror compares the marks of events": Rule(
