@@ -21,6 +21,8 @@ from shared_registry.model import Event, EventKind, ProbeResult, Share, Threshol
 from shared_registry.probing.peer import Handled
 
 RESULTS_AT_ONCE = 60
+BEHIND = 4 * RESULTS_AT_ONCE
+"""From how many results on that wait, replicas are not probed again before theirs is reported."""
 REPORT_INTERVAL_SECONDS = 0.1
 CONFIRMATIONS_AT_MOST = 5
 """After so many renewals of the authority during which no report succeeded, a leader stands aside."""
@@ -90,6 +92,7 @@ class Reports:
         self._clock = clock
         self._backoff = Backoff(first_seconds=REPORT_INTERVAL_SECONDS, rng=rng)
         self._results: list[_Found] = []
+        self._waiting: set[str] = set()
         self._batch: Sequence[_Found] = ()
         self._number = 0
         self._ends_at: float | None = None  # as of the last failure in a row
@@ -99,10 +102,19 @@ class Reports:
     def add(self, result: ProbeResult, mandate: Mandate, *, good_seconds: float) -> None:
         """Take a result of now, which is dropped if Redis does not take it within that time."""
         self._results.append(_Found(result, mandate, self._clock.monotonic() + good_seconds))
+        self._waiting.add(result.key)
+
+    def is_behind(self, key: str) -> bool:
+        """Return whether many results wait, and one of this replica among them.
+
+        Another probe would then find out nothing that could be reported sooner, and would delay the reports further.
+        """
+        return len(self._results) > BEHIND and key in self._waiting
 
     def discard(self) -> None:
         """Forget all results."""
         self._results, self._batch = [], ()
+        self._waiting.clear()
 
     async def run(self) -> None:
         """Send results as they come, as long as the authority is current.
@@ -149,6 +161,7 @@ class Reports:
                 continue
             self._batch = ()
             self._results[:0] = batch[report.done :] if report.done else ()
+            self._waiting = {one.result.key for one in self._results}
             self._note_success()
 
     def _fill_batch(self) -> None:
@@ -170,6 +183,8 @@ class Reports:
         if any(now > one.good_until for one in self._batch):
             self._batch = ()
         dropped = before - len(self._results) - len(self._batch)
+        if dropped:
+            self._waiting = {one.result.key for one in self._results}
         if dropped and not self._dropped:
             logger.warning("probing: Redis takes no probe results; they are dropped when they are too old")
         self._dropped += dropped

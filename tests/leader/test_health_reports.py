@@ -191,3 +191,22 @@ async def test_results_of_one_term_are_never_reported_in_another(clock: FakeCloc
     assert cluster.sent[0].batch == 1
     assert all(result.error is None for sent in cluster.sent for result in sent.results)
     await leader.stop()
+
+
+async def test_a_replica_whose_result_waits_is_not_probed_again(clock: FakeClock) -> None:
+    """While reports are far behind, more probes would delay them further."""
+    cluster = Cluster(clock, 1200)
+    cluster.latency = 0.3
+    async with leading(clock, cluster, concurrency=2000) as leader:
+        await clock.advance(3.5)
+        waiting = {url_of(number) for number in range(1200)} - {key for sent in cluster.sent for key in sent.keys}
+        assert len(waiting) > 50
+        assert all(len(leader.probe.starts_of(number)) == 1 for number in range(1200) if url_of(number) in waiting)
+        await clock.run_until(lambda: all(cluster.status(number).value == "healthy" for number in range(1200)))
+
+
+async def test_probes_begin_in_bursts_that_leave_room_for_reports(clock: FakeClock) -> None:
+    async with leading(clock, Cluster(clock, 600), concurrency=2000) as leader:
+        assert 20 < len(leader.probe.starts) < 100
+        await clock.advance(0.5)
+        assert len({key for _, key in leader.probe.starts}) == 600
