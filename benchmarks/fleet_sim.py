@@ -3,7 +3,8 @@
     python -m benchmarks.fleet_sim [--quick] [--routers N …] [--replicas M …] [--plot FILE]
 
 Each cell starts N real registries in a few processes on a Redis of its own with M replicas. Probes are simulated: this
-process reports a result for every replica in each interval, as a leader that probes would. Sessions begin and end at each router.
+process reports a result for every replica in each interval, as a leader that probes would. Sessions begin and end at
+each router.
 Then a tenth of the replicas turns unhealthy in a few reports; the time runs until the last mirror shows all of that.
 
 Turns of event loops are CPU time, so that they mean something on a busy machine. Times to the mirrors are wall time.
@@ -39,10 +40,11 @@ from shared_registry.store.replies import Elected
 PROCESSES = 2
 SESSIONS_A_SECOND = 1.0
 """Sessions that begin and end at each router."""
+START_SECONDS = 300.0
 SHARE_DOWN = 10
-ROUTERS, ROUTERS_QUICK = (2, 8, 20), (2, 4)
-REPLICAS, REPLICAS_QUICK = (1_000, 4_000, 10_000), (500, 1_000)
-STEADY_SECONDS, STEADY_SECONDS_QUICK = 10.0, 3.0
+ROUTERS, ROUTERS_QUICK = (2, 6, 20), (2, 4)
+REPLICAS, REPLICAS_QUICK = (1_000, 3_000, 10_000), (500, 1_000)
+STEADY_SECONDS, STEADY_SECONDS_QUICK = 6.0, 3.0
 LARGE = (500, 50_000)
 SLOW_MICROSECONDS = 300
 RESULTS_LOGGED = 10_000
@@ -124,7 +126,7 @@ class Leader:
 async def measure_cell(routers: int, replicas: int, *, seconds: float) -> Figures:
     """Return the figures of one cell."""
     urls = distant_urls(replicas)
-    down = urls[:: SHARE_DOWN]
+    down = urls[::SHARE_DOWN]
     counts = [replicas, replicas - len(down)]
     async with contextlib.AsyncExitStack() as stack:
         server = stack.enter_context(EmbeddedServer())
@@ -134,7 +136,8 @@ async def measure_cell(routers: int, replicas: int, *, seconds: float) -> Figure
         await leader.report(urls)
         settings = {"config": {"redis_url": server.url}, "sessions": SESSIONS_A_SECOND, "counts": counts}
         children = [
-            Child("fleet_sim_process", settings | {"routers": count}) for count in _split(routers, PROCESSES)
+            Child("fleet_sim_process", settings | {"routers": count}, start_seconds=START_SECONDS)
+            for count in _split(routers, PROCESSES)
         ]
         await asyncio.gather(*(stack.enter_async_context(child) for child in children))
         await _ask(children, f"healthy {counts[0]}")
@@ -319,14 +322,14 @@ def table(cells: Cells) -> list[str]:
     large = f"{LARGE[0]} x {LARGE[1]:,} (fit)"
     lines = [f"| routers x replicas | {' | '.join(columns)} | {large} |", f"|---|{'---|' * (len(columns) + 1)}"]
     for name, text in NAMES.items():
-        figures = [f"{getattr(one, name):.3g}" for one in cells.values()]
+        figures = [f"{getattr(found, name):.3g}" for found in cells.values()]
         fit = f"{_value(fitted(cells, name), *LARGE):.3g}" if name in ADDED_UP else ""
         lines.append(f"| {text} | {' | '.join(figures)} | {fit} |")
     lines.append("")
-    for name in NAMES:
+    for name, text in NAMES.items():
         if name in ADDED_UP:
             constant, router, replica, pair = fitted(cells, name)
-            lines.append(f"- {NAMES[name]}: {constant:.3g} + {router:.3g} N + {replica:.3g} M + {pair:.3g} N M")
+            lines.append(f"- {text}: {constant:.3g} + {router:.3g} N + {replica:.3g} M + {pair:.3g} N M")
     return lines
 
 

@@ -1,7 +1,7 @@
 """A process of several routers, each a `SharedReplicaRegistry` with sessions, for `fleet_sim`.
 
-Its settings come as the first line: `config` (of `RouterConfig`), `routers` (how many), and `sessions` (how many begin and
-end a second at each router). Probes are not its work.
+Its settings come as the first line: `config` (of `RouterConfig`), `routers` (how many), `sessions` (how many begin and
+end a second at each router), and `counts` (numbers of healthy replicas to wait for). Probes are not its work.
 """
 
 from __future__ import annotations
@@ -108,7 +108,7 @@ async def main() -> None:
 
 def resident_bytes() -> int:
     """Return how much memory this process has."""
-    with open("/proc/self/statm", encoding="ascii") as statm:  # noqa: ASYNC230,PTH123  a file of the kernel
+    with open("/proc/self/statm", encoding="ascii") as statm:  # noqa: PTH123  a file of the kernel
         return int(statm.read().split()[1]) * resource.getpagesize()
 
 

@@ -1,7 +1,8 @@
-"""What a router with ten thousand replicas does while programs read its pages: the longest stall, and the answers.
+"""What a router with ten thousand replicas does while programs read its pages, and what it costs at rest.
 
-The router leads. It probes replicas of this machine, slowly, so that its own work is that of its mirror. Programs ask
-for `/status`, `/metrics` and the dashboard's data at the admin address, several at once.
+The router leads, and probes seldom, so that its own work is that of its mirror. Programs ask for `/status` and
+`/metrics` at the admin address, several at once, while every replica changes. Another router, which does not lead, is
+left alone. Both also with three replicas.
 """
 
 from __future__ import annotations
@@ -23,7 +24,11 @@ from shared_registry.store.keys import Keys
 REPLICAS = 10_000
 READERS = 8
 ROUNDS, ROUNDS_QUICK = 20, 6
+FEW = 3
 TITLE = f"pages of a router with {REPLICAS:,} replicas, read by {READERS} at once"
+REST_SECONDS, REST_SECONDS_QUICK = 40.0, 12.0
+SETTLING_SECONDS = 8.0
+AT_REST = Target(0.5)
 START_SECONDS = 60.0
 STALL = Target(10.0)
 ANSWER = Target(300.0)
@@ -47,8 +52,8 @@ async def measure(*, is_quick: bool) -> list[Row]:
         client = await stack.enter_async_context(client_of(server.url))
         await leader_of(client)
         http = await stack.enter_async_context(httpx.AsyncClient(base_url=router.ready["admin_url"], timeout=30))
-        await _until_loaded(http)
-        rows = []
+        await _until_loaded(http, REPLICAS)
+        rows = [*await _rest_rows(server.url, REPLICAS, is_quick), *await _rest_rows(server.url, FEW, is_quick)]
         for page in ("/status", "/metrics"):
             await router.ask("stalls")
             seconds = []
@@ -64,10 +69,31 @@ async def measure(*, is_quick: bool) -> list[Row]:
         return rows
 
 
-async def _until_loaded(http: httpx.AsyncClient) -> None:
+async def _rest_rows(redis_url: str, replicas: int, is_quick: bool) -> list[Row]:  # noqa: FBT001  one caller
+    """Return what a router costs at rest that does not lead, with the sum of all its work beside its sessions."""
+    async with contextlib.AsyncExitStack() as stack:
+        namespace = NAMESPACE if replicas == REPLICAS else "few"
+        settings = {"config": CONFIG | {"redis_url": redis_url, "namespace": namespace}, "replicas": []}
+        client = await stack.enter_async_context(client_of(redis_url))
+        if namespace != NAMESPACE:
+            await fill(redis_url, replicas, namespace)
+            await stack.enter_async_context(Child("serving_process", settings))
+            await leader_of(client, namespace)
+        router = await stack.enter_async_context(Child("serving_process", settings))
+        async with httpx.AsyncClient(base_url=router.ready["admin_url"], timeout=30) as http:
+            await _until_loaded(http, replicas)
+        await asyncio.sleep(SETTLING_SECONDS)
+        before, began = await router.ask("usage"), time.monotonic()
+        await asyncio.sleep(REST_SECONDS_QUICK if is_quick else REST_SECONDS)
+        after, ended = await router.ask("usage"), time.monotonic()
+        percent = 100 * (after["cpu"] - before["cpu"]) / (ended - began)
+        return [Row(f"at rest, {replicas:,} replicas: CPU", percent, "%", target=AT_REST)]
+
+
+async def _until_loaded(http: httpx.AsyncClient, replicas: int) -> None:
     async with asyncio.timeout(START_SECONDS):
         while True:
-            if len((await http.get("/status")).json()["replicas"]) == REPLICAS:
+            if len((await http.get("/status")).json()["replicas"]) == replicas:
                 return
             await asyncio.sleep(0.2)
 

@@ -14,12 +14,14 @@ import time
 import tracemalloc
 
 from benchmarks.processes import Answer, parent_input, serve, until, write_answer
-from shared_registry.cli.serving_loop import serving_loop_factory
 from shared_registry import Lease, RouterConfig, SharedReplicaRegistry
+from shared_registry.cli.serving_loop import serving_loop_factory
 from shared_registry.model import ReplicaEndpoint
 from shared_registry.probing import HttpProber
 
 WATCH_SECONDS = 0.01
+WATCH_SECONDS_A_REPLICA = 0.00005
+"""To look at all of many replicas takes a part of the time that is measured."""
 LONG_SECONDS = 600.0
 
 
@@ -74,7 +76,8 @@ async def main() -> None:
 
     async def all_healthy() -> Answer:
         """Wait until every replica is healthy here."""
-        await until(lambda: all(replica.is_healthy for replica in registry.all()), poll_seconds=WATCH_SECONDS)
+        seconds = max(WATCH_SECONDS, len(replicas) * WATCH_SECONDS_A_REPLICA)
+        await until(lambda: all(replica.is_healthy for replica in registry.all()), poll_seconds=seconds)
         return {"at": time.monotonic(), "replicas": len(registry.all())}
 
     async def wait_for_slot() -> Answer:

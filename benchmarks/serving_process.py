@@ -43,11 +43,14 @@ async def main() -> None:
 
 async def _route(settings: dict[str, Any], lines: asyncio.StreamReader) -> None:
     config = RouterConfig(replicas=[ReplicaEndpoint(url) for url in settings["replicas"]], **settings["config"])
-    stop, watch = StopRequest(), Stalls()
+    stop = StopRequest()
+    watches: list[Stalls] = []
 
     async def stalls() -> Answer:
-        """Say how long the event loop has stalled since the last such question."""
-        return dict(watch.take())
+        """Say how long the event loop has stalled since the last such question. The first one begins the watch."""
+        if not watches:
+            watches.append(Stalls())
+        return dict(watches[0].take())
 
     with admin_address(config) as admin:
         serving = asyncio.create_task(

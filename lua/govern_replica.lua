@@ -5,10 +5,13 @@
 -- with its last session is. Only what the source itself has drained or withdrawn comes back into service. Sessions that
 -- wait get its slots with the next heartbeat of a router.
 --
+-- `missing` and `found` only note, for operators, since when the source does not have the replica, which stays until
+-- that is confirmed. No event tells it.
+--
 -- KEYS    meta replicas removed admin_by_name names leader events ready_primary ready_secondary full spare_primary
 --         spare_secondary spare_answered replica_prefix
 -- ARGV    token epoch source replica_url state router reason
--- RETURNS set|draining|removed, event  |  unchanged|not_found|fenced  |  wrong_type …|wrong_schema …
+-- RETURNS set|draining|removed, event  |  unchanged|noted|not_found|fenced  |  wrong_type …|wrong_schema …
 -- WRITES  meta replicas removed admin_by_name events ready_primary ready_secondary full spare_primary spare_secondary
 --         spare_answered replica_prefix
 -- COST    O(log replicas)
@@ -42,6 +45,11 @@ end
 local is_leaving, is_withdrawn = stored[4] == '1', stored[5]
 local now_ms = server_now_ms()
 local at = whole(now_ms)
+if state == 'missing' or state == 'found' then
+  local changed = state == 'missing' and redis.call('HSETNX', replica, 'missing_since_ms', at)
+    or redis.call('HDEL', replica, 'missing_since_ms')
+  return {changed == 1 and 'noted' or 'unchanged'}
+end
 
 -- Appends the event of the change to the reply.
 local function tell(reply, kind)

@@ -33,8 +33,8 @@
 -- include lib/queue.lua
 
 local RECENT_MS = 1000
--- In a large fleet the prober tells of a settled replica's successes less often: together about 100 a second, and of each
--- replica within a minute (leader/sampling.py). It tells of every failure at once.
+-- In a large fleet the prober tells of a settled replica's successes less often: together about 100 a second, and of
+-- each replica within a minute (leader/sampling.py). It tells of every failure at once.
 local SILENCE_A_REPLICA_MS, LONGEST_SILENCE_MS = 10, 60000
 
 local replica_url, incarnation, ok, latency_ms, reason, failure_threshold, recovery_threshold, interval_ms, timeout_ms,

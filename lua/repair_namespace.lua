@@ -83,7 +83,8 @@ local OPTIONAL_NUMBERS = {
   'registered_at_ms', 'status_since_ms', 'slow_start_ms', 'admin_since_ms', 'ejected_until_ms', 'ejections',
   'last_ok_at_ms', 'last_failure_at_ms', 'last_latency_ms', 'prober_until_ms', 'prober_report', 'suspected_at_ms',
   'suspected_until_ms', 'returned_at_ms', 'reported_at_ms', 'sessions_failing_since_ms', 'session_failures',
-  'announced_at_ms', 'health_check_port', 'ttl_ms', 'last_heartbeat_at_ms', 'expired_at_ms', 'withdrawn_at_ms',
+  'announced_at_ms', 'health_check_port', 'ttl_ms', 'missing_since_ms', 'last_heartbeat_at_ms', 'expired_at_ms',
+  'withdrawn_at_ms',
 }
 
 -- Mends the fields of a registered replica's hash whose right value is known.

@@ -4,8 +4,8 @@
 -- one at a time. A batch whose number was already applied changes nothing. A call stops after 12 events about
 -- replicas, 6 while sessions wait, or 25 questions, so that it does not block the server for long; `done` says how many
 -- results it has applied. The others belong in the next batch. A result for a removed replica, for another incarnation,
--- or for a replica whose hash is damaged is dropped. The script never creates a replica's hash. See lib/verdicts.lua for
--- what a result does.
+-- or for a replica whose hash is damaged is dropped. The script never creates a replica's hash. See lib/verdicts.lua
+-- for what a result does.
 --
 -- KEYS    meta leader routers router_prefix probers events queue settling ready_primary ready_secondary full
 --         spare_primary spare_secondary spare_answered replica_prefix leases_prefix affinity_prefix several_prefix

@@ -35,7 +35,8 @@ def canonical_url(url: str, *, field: str = "url") -> str:
     Raises:
         ConfigError: The url is not a plain http(s) origin. The message never shows credentials or a query.
     """
-    if isinstance(url, str) and len(url) <= MAX_URL_LENGTH and _CANONICAL.fullmatch(url):
+    text: object = url
+    if isinstance(text, str) and len(text) <= MAX_URL_LENGTH and _CANONICAL.fullmatch(text):
         return url
     parts = _split(url, field)
     _refuse_extras(url, parts, field)

@@ -203,10 +203,29 @@ def test_credentials_are_neither_accepted_nor_shown(user: str, password: str, ho
 
 def test_the_short_way_changes_no_canonical_url(monkeypatch: pytest.MonkeyPatch) -> None:
     rng = random.Random(1)
-    parts = ["http://", "https://", "10", "0", "256", "01", ".", ".", ".", "a", "-", "_", "0x1", "b9", ":8000", ":80", ":65536", "A", "/"]
+    parts = [
+        "http://",
+        "https://",
+        "10",
+        "0",
+        "256",
+        "01",
+        ".",
+        ".",
+        "a",
+        "-",
+        "_",
+        "0x1",
+        "b9",
+        ":8000",
+        ":80",
+        "A",
+        "/",
+    ]
+    octets, names = ["0", "1", "25", "255", "256", "09", "a"], ["a", "a.b", "a_", "1a", "a.1", "a.", "a-"]
     urls = ["".join(rng.choices(parts, k=rng.randint(2, 10))) for _ in range(30_000)]
-    urls += [f"http://{'.'.join(rng.choices(['0', '1', '25', '255', '256', '09', 'a'], k=4))}:8000" for _ in range(3000)]
-    urls += [f"http://{rng.choice(['a', 'a.b', 'a_', '1a', 'a.1', 'a.', 'a-'])}:{port}" for port in range(0, 70_000, 37)]
+    urls += [f"http://{'.'.join(rng.choices(octets, k=4))}:8000" for _ in range(3000)]
+    urls += [f"http://{rng.choice(names)}:{port}" for port in range(0, 70_000, 37)]
 
     def canonical(url: str) -> str:
         try:

@@ -1,6 +1,6 @@
 """Gives the replicas of a registry to the servers of a `server-template` of HAProxy, and takes removed ones away.
 
-python haproxy_fill.py --socket /run/haproxy/admin.sock --backend replicas http://127.0.0.1:10001 http://127.0.0.1:10002
+python haproxy_fill.py --socket /run/haproxy/admin.sock --state /var/lib/haproxy/server-state http://127.0.0.1:10001 http://127.0.0.1:10002
 
 It reads `/status` of the first admin address that answers, every second, and needs nothing but Python. HAProxy's agent
 checks then say which replicas take sessions. If this program ends, only new replicas stay unknown to HAProxy.
@@ -15,10 +15,11 @@ import logging
 import socket
 import time
 import urllib.request
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-FREE = "free!"
+FREE = "!"  # no replica: routers answer nothing, and nothing changes
 PATIENCE_SECONDS = 2.0
 logger = logging.getLogger("haproxy_fill")
 Address = tuple[str, int]
@@ -70,6 +71,18 @@ class HAProxy:
                 answer += piece
         return answer.decode()
 
+    def process(self) -> str:
+        """Return the id of the process that serves new clients: another one after a reload."""
+        return next(line for line in self.run("show info").splitlines() if line.startswith("Pid:"))
+
+    def keep(self, path: Path) -> None:
+        """Write the state of all servers to the file with which the next process begins."""
+        state = self.run("show servers state")
+        if not path.exists() or path.read_text() != state:
+            new = path.with_name(f"{path.name}.new")
+            new.write_text(state)
+            new.replace(path)
+
     def servers(self) -> dict[str, Address]:
         """Return the address of each server of the template, by its name."""
         lines = self.run(f"show servers state {self.backend}").splitlines()
@@ -105,12 +118,15 @@ class Filler:
 
     def __init__(self, haproxy: HAProxy, pool: str) -> None:
         self.haproxy = haproxy
+        self.process = ""
         self.prefix = f"{pool}/" if pool else ""
         self.given: dict[str, Address] = {}
 
     def step(self, wanted: dict[Address, str]) -> None:
         """Give new replicas to idle servers, and take those that are gone. It does all of it again after a restart."""
-        servers = self.haproxy.servers()
+        process, servers = self.haproxy.process(), self.haproxy.servers()
+        if process != self.process:  # which has the addresses from its state file, and not what agent checks send
+            self.process, self.given = process, {}
         self.given = {server: one for server, one in self.given.items() if servers.get(server) == one}
         for server in [server for server, one in self.given.items() if one not in wanted]:
             self.haproxy.take(server)
@@ -143,6 +159,7 @@ def main() -> None:
     parser.add_argument("--socket", default="/run/haproxy/admin.sock", help="HAProxy's stats socket")
     parser.add_argument("--backend", default="replicas")
     parser.add_argument("--pool", default="", help="the pool, at routers with pools")
+    parser.add_argument("--state", default="", help="HAProxy's server-state-file")
     parser.add_argument("--seconds", type=float, default=1.0, help="the pause between two rounds")
     chosen = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s")
@@ -150,6 +167,8 @@ def main() -> None:
     while True:
         try:
             filler.step(replicas_of(chosen.admin_urls, chosen.pool))
+            if chosen.state:
+                filler.haproxy.keep(Path(chosen.state))
         except (OSError, ValueError, KeyError, StopIteration) as error:
             logger.warning("nothing changed: %r", error)
         time.sleep(chosen.seconds)

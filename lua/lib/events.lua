@@ -16,6 +16,7 @@ local NOT_IN_EVENTS = {
   reported_at_ms = true, sessions_failing_since_ms = true, session_failures = true, failing_client = true,
   announced_at_ms = true, unreached_from = true, returned_at_ms = true, removed_by = true,
   last_heartbeat_at_ms = true,
+  missing_since_ms = true,
 }
 
 -- Returns the mark of the event with that id; empty if it has none.

@@ -56,7 +56,10 @@ local function decide(call, one, stored, now_ms)
       and not (was_announced and (expired or stored.withdrawn_at_ms)) then
     return {'tombstone'}
   end
-  if mode == 'seed' and not is_new and (source == 'explicit' or is_discovered(source)) then
+  if mode == 'seed' and not is_new and source == 'explicit' then
+    return {'overridden'}
+  end
+  if mode == 'seed' and not is_new and is_discovered(source) then
     return {'overridden'}
   end
   if not is_new and (is_announced ~= was_announced
@@ -81,8 +84,8 @@ local function decide(call, one, stored, now_ms)
   return nil, is_new, is_same and not is_new and expired
 end
 
--- Returns the reply if a registration on purpose gives a name that another replica has, or nil; and also if not all names
--- of earlier registrations are entered.
+-- Returns the reply if a registration on purpose gives a name that another replica has, and if not all names of
+-- earlier registrations are entered; or nil.
 local function name_refusal(call, one, stored, is_new)
   local name = one.given.name or ''
   if (call.mode ~= 'seed' and call.mode ~= 'explicit') or name == '' or (not is_new and stored.name == name) then
@@ -142,7 +145,7 @@ local function begin_replica(call, one, replica, exists, now_ms)
   if exists then
     redis.call('PERSIST', replica)
     redis.call('HDEL', replica, 'last_ok_at_ms', 'last_failure_at_ms', 'last_latency_ms', 'last_error',
-      'failing_witness', 'reported_at_ms', 'removed_by', 'admin_by', 'admin_by_at_ms')
+      'failing_witness', 'reported_at_ms', 'missing_since_ms', 'removed_by', 'admin_by', 'admin_by_at_ms')
     forget_doubt(replica)
   end
   local of_instance = call.mode == 'announced' and table.concat({one.given.instance, one.request}, '-') or one.request
@@ -173,7 +176,8 @@ local function register(call, one)
   local placed = position(one)
   local spec, absent, is_different, is_probed_otherwise = spec_of(call, one, stored, placed)
   local is_ejected = mode == 'explicit' and stored.ejected_until_ms
-  local changed = is_new or is_ejected or returns or is_different or stored.order ~= whole(placed) or stored.source ~= mode
+  local changed = is_new or is_ejected or returns or is_different or stored.order ~= whole(placed)
+    or stored.source ~= mode
   if is_announced then
     note_heartbeat(replica, url, now_ms, one.given.ttl_ms)
   end
@@ -221,7 +225,8 @@ local function register(call, one)
   refresh_ready(replica, url)
   local reply = {is_new and 'created' or 'updated'}
   emit_replica(now_ms, replica, url,
-    {'kind', is_new and 'replica_registered' or 'replica_updated', 'router', call.router, 'by', call.by, 'reason', ''},
+    {'kind', is_new and 'replica_registered' or 'replica_updated', 'router', call.router, 'by', call.by,
+      'reason', ''},
     call.shows_events and reply or nil)
   return reply, true
 end

@@ -7,9 +7,10 @@ from shared_registry.model import AdminState, ReplicaRecord, ReplicaStatus
 
 
 def is_well(record: ReplicaRecord) -> bool:
-    """Whether a replica takes sessions, has no more of them than slots, and no router doubts it."""
+    """Whether a replica takes sessions, has no more of them than slots, and neither routers nor its source doubt it."""
     capacity = record.endpoint.capacity
-    return record.is_selectable and not record.doubt.suspicion and not 0 < capacity < record.in_flight
+    is_there = record.missing_since is None
+    return record.is_selectable and is_there and not record.doubt.suspicion and not 0 < capacity < record.in_flight
 
 
 def trouble_of(record: ReplicaRecord, now: float) -> str:
@@ -53,6 +54,8 @@ def _limits(record: ReplicaRecord, now: float) -> list[str]:
     capacity, found = record.endpoint.capacity, []
     if record.ejected_until is not None:
         found.append(f"ejected for another {since(max(record.ejected_until - now, 0.0))}, because sessions fail on it")
+    if record.missing_since is not None:
+        found.append(f"missing in {record.source} since {since(now - record.missing_since)}, and stays until confirmed")
     if 0 < capacity < record.in_flight:
         found.append(f"over its capacity of {capacity}")
     return found

@@ -3,7 +3,7 @@
 HAProxy sends the replica's url or name, with `agent-send`, and closes after the answer. An answer has the words that
 HAProxy knows: `up` or `down`; `ready`, `drain` or `maint`; a weight in percent of the server's own; `maxconn:` with the
 capacity; and a reason behind `#`. Without an answer HAProxy changes nothing: so a router that does not know enough
-closes the connection.
+closes the connection, and so it does if an empty line asks for no replica.
 """
 
 from __future__ import annotations
@@ -78,7 +78,8 @@ class _Client(asyncio.Protocol):
         if self._transport is None or self._transport.is_closing():
             return
         if len(line) > 1 or len(self._received) > MOST_BYTES:
-            answer = answer_to(line[0].decode("utf-8", "replace").strip(), self._router) if len(line) > 1 else None
+            asked = line[0].decode("utf-8", "replace").strip()
+            answer = answer_to(asked, self._router) if asked and len(line) > 1 else None
             if answer is not None:
                 self._transport.write(f"{answer}\n".encode())
             self._transport.close()

@@ -63,6 +63,8 @@ def announcement_operations() -> list[Operation]:
 async def _announce(call: Call) -> AnnouncementState:
     wanted: AnnouncementRequest = call.body
     name = call.path["name"]
+    if "://" in name:
+        raise ApiProblem("invalid_request", "name: this is a url", "give a name, and the url in the body", field="name")
     spec = wanted.model_dump(exclude={"url", "instance", "owner", "ttl_seconds"}) | {"name": name}
     endpoint = validate_endpoint(ReplicaEndpoint(wanted.url), "replica", spec)
     found = await call.registry.announcements.announce(

@@ -41,7 +41,7 @@ def admin_app(router: Router, config: RouterConfig, metrics: MetricsPage, live: 
     operations = api_operations(config.max_api_leases)
     described = DescribedApi(operations, access.is_open)
     names = [config.admin_host, *config.admin_names]
-    return Starlette(
+    app = Starlette(
         routes=[
             Route("/healthz", _page(router.healthz)),
             Route("/readyz", _page(router.readyz)),
@@ -58,6 +58,8 @@ def admin_app(router: Router, config: RouterConfig, metrics: MetricsPage, live: 
         exception_handlers={404: _no_such_page, 405: _no_such_method},
         middleware=[Middleware(HostGuard, names=names), Middleware(ReadGuard, access=access)],
     )
+    app.router.redirect_slashes = False
+    return app
 
 
 async def _no_such_page(request: Request, _: Exception) -> Response:

@@ -7,6 +7,8 @@ import contextlib
 import re
 from collections.abc import AsyncGenerator
 
+from starlette.responses import Response
+
 from shared_registry.api.documents import JsonObject
 from shared_registry.api.fleet_documents import (
     REVISION,
@@ -20,6 +22,7 @@ from shared_registry.api.fleet_documents import (
     StreamQuery,
 )
 from shared_registry.api.operations import Call, Operation, event_text
+from shared_registry.api.pieces import list_response
 from shared_registry.api.problems import ApiProblem, ProblemDocument
 from shared_registry.registry.facade import SharedReplicaRegistry
 from shared_registry.store.event_document import event_document
@@ -89,14 +92,14 @@ async def _queue(call: Call) -> JsonObject:
     return (await call.registry.fleet.queue(query.count)).document()
 
 
-async def _page(call: Call) -> JsonObject:
+async def _page(call: Call) -> Response:
     query: EventsQuery = call.query
     events = await call.registry.events(after=query.since, count=query.count)
-    return {
-        "events": [event_document(event) for event in events],
+    others = {
         "revision": events[-1].id if events else query.since or call.registry.revision,
         "is_complete": not events or query.since is None or events[0].previous == query.since,
     }
+    return await list_response("events", (event_document(event) for event in events), others)
 
 
 class _Streams:

@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from shared_registry.api.operations import Query
 
-REVISION = r"^[0-9]{1,20}-[0-9]{1,20}$"
+REVISION = r"^[0-9]{1,15}-[0-9]{1,15}$"
 MOST_EVENTS = 1000
 MOST_WAITERS = 1000
 Revision = Annotated[str, Field(pattern=REVISION)]

@@ -14,8 +14,9 @@ from collections.abc import Iterable
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers
-from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from shared_registry.api.problems import ApiProblem
 
 HEADERS = (
     (b"x-content-type-options", b"nosniff"),
@@ -51,17 +52,18 @@ class HostGuard:
             await send(message)
 
         refusal = self._refusal_of(Headers(scope=scope))
-        app = self._app if refusal is None else PlainTextResponse(refusal + "\n", status_code=403)
+        app = self._app if refusal is None else refusal.response()
         await app(scope, receive, send_with_headers)
 
-    def _refusal_of(self, headers: Headers) -> str | None:
+    def _refusal_of(self, headers: Headers) -> ApiProblem | None:
         hosts = headers.getlist("host")
         host = _host_of(f"//{hosts[0]}") if len(hosts) == 1 else None
         if host is None or not (host in self._names or host.endswith(".localhost") or _is_address(host)):
-            return "this host name is not known here: use an IP address or localhost, or list the name in admin_names"
+            remedy = "use an IP address or localhost, or list the name in admin_names"
+            return ApiProblem("not_allowed", "this host name is not known here", remedy)
         origin = headers.get("origin")
         if origin is not None and _netloc_of(origin) != hosts[0].lower():
-            return "pages of other origins may not use this address"
+            return ApiProblem("not_allowed", "pages of other origins may not use this address", "open it directly")
         return None
 
 

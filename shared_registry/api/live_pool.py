@@ -134,6 +134,8 @@ class LivePool:
                     "expires_at": one.expires_at,
                     "trouble": one.info.trouble,
                     "probing": one.info.probing,
+                    "leases": routers.leases.get(one.info.key),
+                    "view_age": one.info.view_age_seconds,
                 }
                 for one in routers.routers[:MOST_ROUTERS]
             ],

@@ -85,7 +85,7 @@ class Operation:
         right: What a caller must be allowed to.
         name: The name, for programs that are made from the OpenAPI document.
         summary: What it does, in one sentence.
-        call: Does it. It returns a document, nothing, or the parts of an event stream.
+        call: Does it. It returns a document, a response with one, nothing, or the parts of an event stream.
         query: The parameters in the query.
         body: The body, if it has one.
         answer: The document that it returns, if it does; or the data of the stream's events, by their names.
@@ -175,6 +175,8 @@ class Endpoint:
             found: Any = await cast("Awaitable[object]", operation.call(call))
         except Exception as error:  # noqa: BLE001  whatever fails, the client gets an answer, and the log has it
             return _failed(operation, error).response()
+        if isinstance(found, Response):
+            return found
         if found is None:
             return Response(status_code=204)
         document = found.model_dump(mode="json") if isinstance(found, BaseModel) else found

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from shared_registry.aio.breath import Breath
+from shared_registry.api.documents import JsonObject
 
 
 class PiecewiseResponse(Response):
@@ -34,3 +36,19 @@ class PiecewiseResponse(Response):
             await send({"type": "http.response.body", "body": piece, "more_body": True})
             await breath.pause()
         await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+
+async def list_response(name: str, documents: Iterable[JsonObject], others: JsonObject) -> PiecewiseResponse:
+    """Return an object with a list that may be long. It is made in pieces, between which other tasks run.
+
+    Args:
+        name: The name of the list.
+        documents: What is in the list.
+        others: The other members of the object.
+    """
+    breath, pieces = Breath(), [f"{json.dumps(others)[:-1]}, {json.dumps(name)}: [".encode()]
+    for document in documents:
+        comma = ", " if len(pieces) > 1 else ""
+        pieces.append(f"{comma}{json.dumps(document)}".encode())
+        await breath.pause()
+    return PiecewiseResponse([*pieces, b"]}"], media_type="application/json")

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 
-from shared_registry.aio.breath import Breath
+from starlette.responses import Response
+
 from shared_registry.api.documents import JsonObject, ReplicaList, SelectedReplica, SelectQuery, ShownReplica
 from shared_registry.api.operations import Call, Operation
+from shared_registry.api.pieces import list_response
 from shared_registry.api.problems import ApiProblem
 from shared_registry.errors import ConfigError, NoHealthyReplica, StoreError
 from shared_registry.model import Replica
@@ -57,14 +59,11 @@ async def _select(call: Call) -> SelectedReplica:
     return SelectedReplica(url=replica.url, name=replica.name, primary=replica.primary)
 
 
-async def _list(call: Call) -> JsonObject:
-    registry, breath = call.registry, Breath()
+async def _list(call: Call) -> Response:
+    registry = call.registry
     await refresh_loads(call)
-    replicas = []
-    for replica in registry.all():
-        replicas.append(document_of(call, replica))
-        await breath.pause()
-    return {"replicas": replicas, "revision": registry.revision, "age_seconds": registry.age_seconds}
+    others = {"revision": registry.revision, "age_seconds": registry.age_seconds}
+    return await list_response("replicas", (document_of(call, one) for one in registry.all()), others)
 
 
 async def _get(call: Call) -> JsonObject:

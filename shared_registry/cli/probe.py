@@ -62,7 +62,8 @@ def probe(
     In a large fleet, run two or more of these, and the routers that serve clients with --never-lead. Then no session
     waits behind probes. It listens on no port. `shared-registry routers` shows it like any other router.
 
-    SIGTERM, SIGQUIT and Ctrl-C stop it cleanly: it resigns as leader, and exits with 0. SIGHUP reads the settings again.
+    SIGTERM, SIGQUIT and Ctrl-C stop it cleanly: it resigns as leader, and exits with 0. SIGHUP reads the settings
+    again.
     """
     ignore_for_good()
     reload = ReloadRequest()

@@ -33,6 +33,21 @@ _LABEL_VALUE = re.compile(r"[A-Za-z0-9_./:@+-]{0,128}")
 
 
 @dataclass(frozen=True, slots=True)
+class ReadingRule:
+    """What is read from a replica itself.
+
+    Attributes:
+        path: The path that is requested of it; the answer is a JSON object.
+        field: The field of that; with dots, a nested one.
+        value: The value that the field has if the replica is ready; not for capacity.
+    """
+
+    path: str
+    field: str
+    value: bool | int | str = True
+
+
+@dataclass(frozen=True, slots=True)
 class DiscoveryRule:
     """One source.
 
@@ -54,6 +69,8 @@ class DiscoveryRule:
         weight: The weight of each.
         capacity: The capacity of each; 0 for unlimited.
         labels: The labels of each.
+        capacity_from: Where each replica says how many sessions it takes; `None` if it does not.
+        ready_from: Where each replica says whether it takes sessions; `None` if it does not.
         interval_seconds: The time between two answers of the source.
         confirm_seconds: How long many replicas must be missing before they are removed.
     """
@@ -75,6 +92,8 @@ class DiscoveryRule:
     weight: float = 1.0
     capacity: int = 0
     labels: Mapping[str, str] = field(default_factory=dict)
+    capacity_from: ReadingRule | None = None
+    ready_from: ReadingRule | None = None
     interval_seconds: float = 5.0
     confirm_seconds: float = 300.0
 
@@ -84,7 +103,7 @@ class DiscoveryRule:
         return f"{self.kind}:{self.name}"
 
 
-_OF_ALL = frozenset({"kind", "name", "interval_seconds", "confirm_seconds"})
+_OF_ALL = frozenset({"kind", "name", "interval_seconds", "confirm_seconds", "capacity_from", "ready_from"})
 _OF_SPECS = frozenset({"scheme", "primary", "weight", "capacity", "labels", "port"})
 KEYS: Mapping[str, frozenset[str]] = {
     "file": _OF_ALL | {"path"},
@@ -198,6 +217,31 @@ def _labels(where: str, value: object) -> object:
     return dict(value)
 
 
+def _reading(*known: str) -> Callable[[str, object], object]:
+    example = ", ".join(f"{key}: {_READING_EXAMPLES[key]}" for key in known)
+
+    def check(where: str, value: object) -> object:
+        if not isinstance(value, Mapping) or not {"path", "field"} <= set(value) <= set(known):
+            raise ConfigError(f"{where}: must be a mapping such as {{{example}}}, got {shorten(value)}")
+        for key, pattern in _READING_PATTERNS.items():
+            if not isinstance(value[key], str) or not pattern.fullmatch(value[key]):
+                raise ConfigError(
+                    f"{where}.{key}: {shorten(value[key])} is not usable; write for example {_READING_EXAMPLES[key]}"
+                )
+        if not isinstance(value.get("value", True), bool | int | str):
+            raise ConfigError(f"{where}.value: must be true, a number or a text, got {shorten(value['value'])}")
+        return ReadingRule(**value)
+
+    return check
+
+
+_READING_EXAMPLES = {"path": "/readyz", "field": "available_gpus", "value": "ready"}
+_READING_PATTERNS = {
+    "path": re.compile(r"/[A-Za-z0-9_.~!$&'()*+,;=:@%/?-]{0,1023}"),
+    "field": re.compile(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+){0,7}"),
+}
+
+
 def _nameservers(where: str, value: object) -> object:
     if isinstance(value, str) or not isinstance(value, list | tuple) or not value:
         raise ConfigError(f"{where}: must be a list such as [127.0.0.53], got {shorten(value)}")
@@ -231,6 +275,8 @@ _CHECKS: Mapping[str, Callable[[str, object], object]] = {
     "weight": _number(1e-6, 1e6),
     "capacity": _number(0, MOST_CAPACITY, is_whole=True),
     "labels": _labels,
+    "capacity_from": _reading("path", "field"),
+    "ready_from": _reading("path", "field", "value"),
     "interval_seconds": _number(0.05, 3600),
     "confirm_seconds": _number(0, 86_400),
 }

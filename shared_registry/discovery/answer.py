@@ -17,11 +17,15 @@ class Found:
         endpoint: Its spec, validated.
         draining: Why it takes no new sessions, such as "terminating"; empty if it takes them.
         is_new_welcome: Whether it is registered if it is not yet. A pod that is not ready, or that terminates, is not.
+        keeps_capacity: Whether a replica that is registered keeps its capacity, because that is not known now.
+        keeps_state: Whether it goes on draining if it does, because it is not known whether it takes sessions.
     """
 
     endpoint: ReplicaEndpoint
     draining: str = ""
     is_new_welcome: bool = True
+    keeps_capacity: bool = False
+    keeps_state: bool = False
 
 
 @dataclass(frozen=True, slots=True)

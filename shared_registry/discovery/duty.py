@@ -17,6 +17,7 @@ from shared_registry.config.discovery_rules import DiscoveryRule
 from shared_registry.discovery.answer import DiscoverySource, SourceAnswer
 from shared_registry.discovery.following import DiscoveryStore, FollowedSource, Following
 from shared_registry.discovery.kinds import make_source
+from shared_registry.discovery.readings import ReadSource
 from shared_registry.errors import Fenced, MissingExtra
 from shared_registry.model import Event, Term
 from shared_registry.selection.view import View
@@ -71,6 +72,7 @@ class Discovery:
         self._store = store
         self._view = view
         self._rules = config.discovery
+        self._config = config
         self._make = make
         self._clock = clock
         self._rng = rng
@@ -102,6 +104,12 @@ class Discovery:
         finally:
             self._states.clear()
 
+    def _source(self, rule: DiscoveryRule) -> DiscoverySource:
+        source = self._make(rule)
+        if rule.capacity_from is None and rule.ready_from is None:
+            return source
+        return ReadSource(source, rule, self._config)
+
     async def _follow(self, term: CurrentTerm, rule: DiscoveryRule) -> None:
         following = Following(
             self._store, self._view, rule.source, confirm_seconds=rule.confirm_seconds, clock=self._clock
@@ -110,7 +118,7 @@ class Discovery:
         backoff = Backoff(longest_seconds=LONGEST_PAUSE_SECONDS, rng=self._rng)
         while term.is_current:
             try:
-                async with contextlib.aclosing(self._make(rule).answers()) as answers:
+                async with contextlib.aclosing(self._source(rule).answers()) as answers:
                     async for answer in answers:
                         await following.take(Term(term.epoch, term.token), answer)
                         backoff.reset()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import logging
 from collections.abc import Mapping
@@ -77,6 +78,8 @@ class Following:
         self._vanishing = Vanishing(confirm_seconds)
         self._was_said: dict[str, str] = {}
         self._were_told: dict[str, WantedState] = {}
+        self._noted: set[str] = set()
+        self._cleared: set[str] = set()
 
     async def take(self, term: Term, answer: SourceAnswer) -> None:
         """Write what an answer changes. If Redis fails, the next answer continues.
@@ -131,9 +134,13 @@ class Following:
             return
         if record.source != self._source:
             raise claimed(key, record.source)
-        if _differs(record.endpoint, one.endpoint):
-            await self._register(term, key, one.endpoint)
-        await self._serve(term, key, record, one)
+        endpoint = one.endpoint
+        if one.keeps_capacity:
+            endpoint = dataclasses.replace(endpoint, capacity=record.endpoint.capacity)
+        if _differs(record.endpoint, endpoint):
+            await self._register(term, key, endpoint)
+        if not one.keeps_state or record.withdrawn_at is not None:
+            await self._serve(term, key, record, one)
 
     async def _register(self, term: Term, key: str, endpoint: ReplicaEndpoint) -> None:
         is_there = await self._store.register_discovered(term, self._source, key, endpoint)
@@ -187,6 +194,24 @@ class Following:
             await self._store.govern(term, self._source, key, "gone", reason=f"not in {self._source} any more")
             self._were_told.pop(key, None)
             self._vanishing.went([key], now)
+        for key in sorted(set(owned) - set(gone)):
+            with contextlib.suppress(KeyConflict):  # what is registered of it cannot be read by `status` either
+                await self._note_held(term, key, is_held=key in held)
+
+    async def _note_held(self, term: Term, key: str, *, is_held: bool) -> None:
+        """Note in the registry that a replica is missing and stays, or that it does not any more, for `status`.
+
+        An earlier leader may have noted it; what this router has read of that may be old, so it is cleared once.
+        """
+        replica = self._view.get(key)
+        is_left_over = replica is not None and replica.record.missing_since is not None and key not in self._cleared
+        if is_held and key not in self._noted:
+            await self._store.govern(term, self._source, key, "missing")
+            self._noted.add(key)
+        elif not is_held and (key in self._noted or is_left_over):
+            await self._store.govern(term, self._source, key, "found")
+            self._noted.discard(key)
+            self._cleared.add(key)
 
     def _note_failure(self, failure: str) -> None:
         self.state.failures += 1

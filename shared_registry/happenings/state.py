@@ -73,7 +73,7 @@ class SettlingBegan(Happening):
     """Redis lost data: no new session gets a slot before what runs is back. All routers learn that.
 
     Attributes:
-        router: The key of the router that noticed it first.
+        router: The key of the router that noticed it first; empty if this router has found it by reading everything.
     """
 
     router: str

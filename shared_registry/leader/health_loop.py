@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import math
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from shared_registry.aio.clock import Clock, wait_until
 from shared_registry.errors import Fenced, StoreError
@@ -61,6 +62,25 @@ class HealthSettings:
     timeout_seconds: float
     thresholds: Thresholds
     concurrency: int
+
+
+class _Run(NamedTuple):
+    """What the probes of one `run` of the loop need."""
+
+    authority: Authority
+    schedule: Schedule
+    reports: Reports
+    group: asyncio.TaskGroup
+
+
+@dataclass(slots=True)
+class _Begun:
+    """A probe under way: the replica as it was at its beginning, and the mandate under which it counts."""
+
+    record: ReplicaRecord
+    mandate: Mandate
+    url: str
+    warm: WarmProbe | None = None
 
 
 class HealthLoop:
@@ -133,7 +153,7 @@ class HealthLoop:
                 self._listeners.on_reach(event.record.key, False)  # noqa: FBT003  the state to set
 
     def distrust(self, key: str) -> None:
-        """Use a fresh connection for the next probe of this replica, whenever it is due, and report each for a while."""
+        """Use a fresh connection for the next probe of this replica, whenever it is due; report each for a while."""
         self._needs_fresh.add(key)
         self._sampling.watch(key, now=self._clock.monotonic())
 
@@ -236,12 +256,65 @@ class HealthLoop:
 
     def _begin_due(self, authority: Authority, schedule: Schedule, reports: Reports, group: asyncio.TaskGroup) -> bool:
         """Begin the probes that are due, as far as there is room. Return whether there were any."""
-        has_begun = False
+        has_begun, run = False, _Run(authority, schedule, reports, group)
         while self._free and (key := schedule.pop_due(self._clock.monotonic())) is not None:
             has_begun = True
             self._listeners.counts.begun(self._clock.monotonic() - schedule.popped_due)
-            _Probe(self, key, authority, schedule, reports, group).begin()
+            self._begin(run, key)
         return has_begun
+
+    def _begin(self, run: _Run, key: str) -> None:
+        """Begin a probe, over the kept connection if there is one that may vouch for the replica."""
+        record = self._replicas.record(key)
+        if record is None or not record.is_probed or not run.authority.covers(key):  # changed since it became due
+            run.schedule.put_back(key, due=self._clock.monotonic() + self._settings.fast_interval_seconds)
+            return
+        is_fresh = key in self._needs_fresh or _is_in_doubt(record)
+        self._needs_fresh.discard(key)
+        begun = _Begun(record, run.authority.mandate, self._url(record))
+        self._free -= 1
+        warm = None
+        if not is_fresh and isinstance(self._probe, HttpProber):
+            ended = functools.partial(self._warm_ended, run, begun)
+            warm = begun.warm = self._probe.begin(begun.url, timeout=self._settings.timeout_seconds, ended=ended)
+        if warm is not None:
+            self._warm.add(warm)
+        else:
+            run.group.create_task(self._ask(run, begun, fresh=is_fresh))
+
+    def _warm_ended(self, run: _Run, begun: _Begun, outcome: ProbeOutcome | float) -> None:
+        if begun.warm is not None:
+            self._warm.discard(begun.warm)
+        if isinstance(outcome, float):
+            run.group.create_task(self._ask(run, begun, fresh=True, spent=outcome))
+            return
+        try:
+            self._end(run, begun, outcome)
+        except Exception as error:  # noqa: BLE001  the loop raises it; nobody else would hear of it
+            self._broken = error
+            self._wake.set()
+
+    async def _ask(self, run: _Run, begun: _Begun, *, fresh: bool, spent: float = 0.0) -> None:
+        """Probe in a task of its own."""
+        try:
+            outcome = await guarded(self._probe, begun.url, self._settings.timeout_seconds, fresh=fresh, spent=spent)
+        except BaseException:
+            self._free += 1
+            raise
+        self._end(run, begun, outcome)
+
+    def _end(self, run: _Run, begun: _Begun, outcome: ProbeOutcome) -> None:
+        self._free += 1
+        if self._free == 1:
+            self._wake.set()
+        if self._settle(begun.record, outcome, run.schedule):
+            result = self._result(begun.record, outcome, outcome.named_address(begun.url))
+            if result is not None:
+                is_settled = outcome.error is None and outcome.trouble is None
+                pace = self._settings.interval_seconds if is_settled else self._settings.fast_interval_seconds
+                run.reports.add(result, begun.mandate, good_seconds=self._settings.timeout_seconds + pace)
+        if run.schedule.next_due() + GATHER_SECONDS < self._waits_until:
+            self._wake.set()
 
     async def _take_over(self, authority: Authority, schedule: Schedule) -> None:
         """Schedule the replicas that are new here by when they were probed last."""
@@ -301,9 +374,10 @@ class HealthLoop:
         self._waits_until = min(due, self._clock.monotonic() + LONGEST_WAIT_SECONDS)
         await wait_until(self._clock, self._waits_until, self._wake)
 
-    def _settle(self, key: str, record: ReplicaRecord, outcome: ProbeOutcome, schedule: Schedule) -> bool:
+    def _settle(self, record: ReplicaRecord, outcome: ProbeOutcome, schedule: Schedule) -> bool:
         """Schedule the next probe of a replica after this one. Return whether the result is worth a report."""
-        now, known = self._clock.monotonic(), self._replicas.record(key) or record
+        key, now = record.key, self._clock.monotonic()
+        known = self._replicas.record(key) or record
         if known.incarnation == record.incarnation:
             is_good = _is_good(outcome, known.health.status) or self._is_handed_over(known)
             schedule.settle(key, known.health.status, ok=is_good, now=now)
@@ -336,93 +410,6 @@ class HealthLoop:
     def _is_handed_over(self, record: ReplicaRecord) -> bool:
         """Return whether another router probes the replica, so that failures here do not count for now."""
         return record.doubt.prober not in ("", self._router)
-
-
-class _Probe:
-    """One probe of the loop, from when it is due until its result is to be reported."""
-
-    __slots__ = (
-        "_authority", "_group", "_key", "_loop", "_mandate", "_record", "_reports", "_schedule", "_url", "_warm",
-    )  # fmt: skip
-
-    def __init__(
-        self,
-        loop: HealthLoop,
-        key: str,
-        authority: Authority,
-        schedule: Schedule,
-        reports: Reports,
-        group: asyncio.TaskGroup,
-    ) -> None:
-        self._loop = loop
-        self._key = key
-        self._authority = authority
-        self._schedule = schedule
-        self._reports = reports
-        self._group = group
-        self._warm: WarmProbe | None = None
-        self._url = ""
-        self._record: ReplicaRecord
-        self._mandate: Mandate
-
-    def begin(self) -> None:
-        """Begin, over the kept connection if there is one that may vouch for the replica."""
-        loop, key = self._loop, self._key
-        record = loop._replicas.record(key)
-        if record is None or not record.is_probed or not self._authority.covers(key):  # changed since it became due
-            due = loop._clock.monotonic() + loop._settings.fast_interval_seconds
-            self._schedule.put_back(key, due=due)
-            return
-        self._record, self._mandate = record, self._authority.mandate
-        is_fresh = key in loop._needs_fresh or _is_in_doubt(record)
-        loop._needs_fresh.discard(key)
-        self._url = loop._url(record)
-        loop._free -= 1
-        if not is_fresh and isinstance(loop._probe, HttpProber):
-            timeout_seconds = loop._settings.timeout_seconds
-            self._warm = loop._probe.begin(self._url, timeout=timeout_seconds, ended=self._warm_ended)
-        if self._warm is not None:
-            loop._warm.add(self._warm)
-        else:
-            self._group.create_task(self._ask(fresh=is_fresh))
-
-    def _warm_ended(self, outcome: ProbeOutcome | float) -> None:
-        loop, warm = self._loop, self._warm
-        if warm is not None:
-            loop._warm.discard(warm)
-        if isinstance(outcome, float):
-            self._group.create_task(self._ask(fresh=True, spent=outcome))
-            return
-        try:
-            self._end(outcome)
-        except Exception as error:  # noqa: BLE001  the loop raises it; nobody else would hear of it
-            loop._broken = error
-            loop._wake.set()
-
-    async def _ask(self, *, fresh: bool, spent: float = 0.0) -> None:
-        loop = self._loop
-        try:
-            timeout_seconds = loop._settings.timeout_seconds
-            outcome = await guarded(loop._probe, self._url, timeout_seconds, fresh=fresh, spent=spent)
-        except BaseException:
-            loop._free += 1
-            raise
-        self._end(outcome)
-
-    def _end(self, outcome: ProbeOutcome) -> None:
-        loop = self._loop
-        loop._free += 1
-        if loop._free == 1:
-            loop._wake.set()
-        is_told = loop._settle(self._key, self._record, outcome, self._schedule)
-        result = loop._result(self._record, outcome, outcome.named_address(self._url)) if is_told else None
-        if result is not None:
-            settings = loop._settings
-            is_settled = outcome.error is None and outcome.trouble is None
-            pace = settings.interval_seconds if is_settled else settings.fast_interval_seconds
-            self._reports.add(result, self._mandate, good_seconds=settings.timeout_seconds + pace)
-        if self._schedule.next_due() + GATHER_SECONDS < loop._waits_until:
-            loop._wake.set()
 
 
 def _is_in_doubt(record: ReplicaRecord) -> bool:

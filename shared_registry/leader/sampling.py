@@ -14,8 +14,7 @@ from shared_registry.model import NO_DOUBT, ReplicaRecord, ReplicaStatus
 
 REPORTS_A_SECOND = 100
 LONGEST_SILENCE_SECONDS = 60.0
-"""How long ago the last answer that Redis knows of may be, beside an interval. `lua/record_outcome.lua` has both numbers
-too."""
+"""How long ago the last answer that Redis knows of may be, beside an interval. `record_outcome.lua` has both too."""
 SHORTEST_SECONDS = 1e-6
 """No silence: two probes of a replica are never so close to each other."""
 WATCHED_SECONDS = 60.0

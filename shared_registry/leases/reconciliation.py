@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 from shared_registry.aio.backoff import Backoff
 from shared_registry.aio.clock import Clock, wait_until
-from shared_registry.errors import StoreError, StoreRefused, StoreUnavailable
+from shared_registry.errors import KeyConflict, StoreError, StoreRefused, StoreUnavailable
 from shared_registry.leases.lease_news import LeaseNews
 from shared_registry.leases.ledger import MOVES, Ledger
 from shared_registry.store.commands import Store
@@ -290,24 +290,30 @@ class Reconciler:
     async def _release_all(self, lease_ids: Iterable[str]) -> None:
         """Release several leases at a time.
 
-        One by one, the thousands of leases that an outage can leave would keep their slots for minutes.
+        One by one, the thousands of leases that an outage can leave would keep their slots for minutes. A damaged
+        key of one session does not keep the others' slots.
 
         Raises:
             StoreError: Not every lease could be released.
         """
-        left = iter(lease_ids)
+        left, conflicts = iter(lease_ids), list[KeyConflict]()
         try:
             async with asyncio.TaskGroup() as group:
                 for _ in range(RELEASED_AT_ONCE):
-                    group.create_task(self._release_each(left))
+                    group.create_task(self._release_each(left, conflicts))
         except* StoreError as errors:
             raise errors.exceptions[0] from None
+        if conflicts:
+            raise conflicts[0]
 
-    async def _release_each(self, lease_ids: Iterable[str]) -> None:
+    async def _release_each(self, lease_ids: Iterable[str], conflicts: list[KeyConflict]) -> None:
         for lease_id in lease_ids:
             # The slot that is released here may be in use again by a session that Redis has not recorded yet.
             await self.put_back_unrecorded()
-            await self._release(lease_id)
+            try:
+                await self._release(lease_id)
+            except KeyConflict as error:
+                conflicts.append(error)
 
     async def _release(self, lease_id: str) -> None:
         await self._store.release(lease_id, affinity_seconds=self._affinity_seconds, is_recovery=True)

@@ -96,7 +96,7 @@ class News:
         self._removed: dict[str, str] = {}
         self._followed = ORIGIN
         self._generation = 0
-        self._is_panic = False
+        self._is_panic = self._is_settling = False
         self._has_begun = False
 
     def start(self) -> None:
@@ -124,6 +124,7 @@ class News:
         self._followed = self._mirror.revision
         self._generation = self._mirror.generation
         self._is_panic = self._mirror.view.panic is not None
+        self._is_settling = self._mirror.is_settling
 
     def _present(self) -> tuple[dict[str, ReplicaRecord], dict[str, str]]:
         """Return the records of the view, and the revisions of the removals that it knows."""
@@ -152,6 +153,7 @@ class News:
             for happening in _differences(reported.get(key), record, at=now):
                 self._emitter.emit(happening)
         self._report_leader(self._mirror.leader, at=now)
+        self._report_settling(is_settling=self._mirror.is_settling, at=now)
 
     def _report_load(self, reason: str) -> None:
         mirror = self._mirror
@@ -182,10 +184,9 @@ class News:
             self._emitter.emit(made(at=event.at, router=event.router, by=event.by, reason=event.reason))
         elif event.kind is EventKind.REPLICA_EMPTIED:
             self._emitter.emit(ReplicaEmptied(at=event.at, key=event.reported, router=event.router))
-        elif event.kind is EventKind.SETTLING_BEGAN:
-            self._emitter.emit(SettlingBegan(at=event.at, router=event.router))
-        elif event.kind is EventKind.SETTLING_ENDED:
-            self._emitter.emit(SettlingEnded(at=event.at))
+        elif event.kind in (EventKind.SETTLING_BEGAN, EventKind.SETTLING_ENDED):
+            is_settling = event.kind is EventKind.SETTLING_BEGAN
+            self._report_settling(is_settling=is_settling, at=event.at, router=event.router)
 
     def _report_record(self, record: ReplicaRecord, event: Event, reported: dict[str, ReplicaRecord]) -> None:
         before = reported.get(record.key)
@@ -211,6 +212,11 @@ class News:
         if _term_of(leader) != _term_of(former):
             self._leader = leader
             self._emitter.emit(LeaderChanged(at=at, leader=leader, former=former, by=by, reason=reason))
+
+    def _report_settling(self, *, is_settling: bool, at: float, router: str = "") -> None:
+        if self._is_settling is not is_settling:
+            self._is_settling = is_settling
+            self._emitter.emit(SettlingBegan(at=at, router=router) if is_settling else SettlingEnded(at=at))
 
     def _report_panic(self) -> None:
         panic = self._mirror.view.panic

@@ -161,6 +161,8 @@ class ReplicaRecord:
         instance: The id of that instance.
         ttl_seconds: How long it stays in service without a heartbeat of that instance.
         last_heartbeat_at: When the last one came, as of the last read of the whole record.
+        missing_since: Since when its source of discovery does not have it, as of the last read of the whole record; it
+            stays until that is confirmed. `None` if the source has it.
         expired_at: When it was put out of service because none came; `None` if it was not.
         withdrawn_at: When its instance, or its source of discovery, withdrew it; `None` if it did not.
         revision: The id of the last event that changed its routing-relevant state.
@@ -191,6 +193,7 @@ class ReplicaRecord:
     instance: str = ""
     ttl_seconds: float | None = None
     last_heartbeat_at: float | None = None
+    missing_since: float | None = None
     expired_at: float | None = None
     withdrawn_at: float | None = None
     revision: str = ORIGIN
@@ -214,7 +217,12 @@ class ReplicaRecord:
         """Return the record after an event that carries `record`. An event carries no load, so the load is kept."""
         if not is_later(record.revision, self.revision):
             return self
-        return replace(record, in_flight=self.in_flight, last_heartbeat_at=self.last_heartbeat_at)
+        return replace(
+            record,
+            in_flight=self.in_flight,
+            last_heartbeat_at=self.last_heartbeat_at,
+            missing_since=self.missing_since,
+        )
 
     def after_read(self, record: ReplicaRecord) -> ReplicaRecord:
         """Return the record after a read of `record`, whose counters and load may be newer than its revision."""

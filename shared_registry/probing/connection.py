@@ -95,15 +95,17 @@ class Received:
         self.body = bytearray()
 
     def begin(self, status: int, fields: Headers) -> None:
+        """See `Receiver`."""
         self.status, self.fields = status, fields
 
     def send(self, data: bytes) -> None:
+        """See `Receiver`; raises `BodyTooLong`."""
         self.body += data
         if len(self.body) > BODY_LIMIT:
             raise BodyTooLong
 
     def flush(self) -> None:
-        pass
+        """See `Receiver`."""
 
     end = flush
 

@@ -10,7 +10,6 @@ from shared_registry.http1.connection import ReplicaClosed, ReplicaConnection
 from shared_registry.http1.response import ReplicaBroke, ResponseReader
 from shared_registry.probing.budget import KeptBudget
 from shared_registry.probing.connection import (
-    BODY_LIMIT,
     BodyTooLong,
     ProbeFailure,
     Received,
@@ -163,6 +162,3 @@ class KeptConnection(asyncio.Protocol):
         ended, self._ended, self._reader = self._ended, None, None
         if ended is not None:
             ended(found)
-
-
-assert BODY_LIMIT < 10**6, "see `read_plain`"

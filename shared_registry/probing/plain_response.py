@@ -11,7 +11,8 @@ import re
 
 _LINE = rb"[\t -~\x80-\xff]*\r\n"
 _HEAD = re.compile(rb"HTTP/1\.1 ([2-5][0-9]{2}) " + _LINE + rb"(?:[0-9A-Za-z!#$%&'*+.^_`|~-]+:" + _LINE + rb")*\r\n")
-_LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*([0-9]{1,6})[ \t]*\r\n")
+_LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*([0-9]{1,4})[ \t]*\r\n")
+"""Of a longer body than 9,999 bytes only a part may be of interest."""
 _LENGTH_NAME = b"content-length"
 _WITHOUT_BODY = (b"204", b"205", b"304")
 _OTHERWISE = (b"transfer-encoding", b"connection", b"upgrade")

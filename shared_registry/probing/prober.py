@@ -145,42 +145,52 @@ ProbeEnded = Callable[[ProbeOutcome | float], None]
 
 
 class WarmProbe(Limit):
-    """A probe over a kept connection. Only `cancel` is for others."""
+    """A probe over a kept connection. Only `cancel` is for others than the prober."""
 
-    __slots__ = ("_ended", "_prober", "_started", "kept", "origin", "timeout")
+    __slots__ = ("_ended", "_mismatch", "_release", "_started", "_timeout", "kept", "origin")
 
-    def __init__(self, prober: HttpProber, origin: _Origin, kept: KeptConnection, ended: ProbeEnded) -> None:
+    def __init__(
+        self,
+        origin: _Origin,
+        kept: KeptConnection,
+        timeout: float,
+        *,
+        mismatch: Callable[[Response], str | None],
+        release: Callable[[WarmProbe, bool], None],
+        ended: ProbeEnded,
+    ) -> None:
         super().__init__()
         self.origin = origin
         self.kept = kept
-        self.timeout = 0.0
-        self._prober = prober
+        self._timeout = timeout
+        self._mismatch = mismatch
+        self._release = release
         self._ended = ended
         self._started = time.perf_counter()
 
     def cancel(self) -> None:
         """Give the probe up, and close its connection."""
-        self._prober._release(self, is_kept=False)
+        self._release(self, False)  # noqa: FBT003  the connection is not kept
 
     def expire(self) -> None:
         """End it, because its time is over."""
-        self._end(f"{timeout_text(self.timeout)} while {_WAITING}")
+        self._end(f"{timeout_text(self._timeout)} while {_WAITING}")
 
     def answered(self, found: Response | ProbeFailure | OwnTrouble) -> None:
         """End it, because its exchange has ended."""
         if isinstance(found, Response):
-            self._end(self._prober._expectations.mismatch(found))
+            self._end(self._mismatch(found))
         elif isinstance(found, Unanswered):
-            self._prober._release(self, is_kept=False)
+            self.cancel()
             self._ended(time.perf_counter() - self._started)
         elif isinstance(found, OwnTrouble):
-            self._prober._release(self, is_kept=False)
+            self.cancel()
             self._ended(ProbeOutcome(self._duration_ms(), trouble=found))
         else:
             self._end(one_line(str(found)))
 
     def _end(self, error: str | None) -> None:
-        self._prober._release(self, is_kept=error is None)
+        self._release(self, error is None)
         origin = self.origin
         self._ended(ProbeOutcome(self._duration_ms(), error, None, origin.address, origin.looked_up_at))
 
@@ -328,9 +338,9 @@ class HttpProber:
         Args:
             url: See `HttpProbe`.
             timeout: See `HttpProbe`.
-            ended: Called once, later, with the outcome, or with the seconds that were used up, if the replica had closed
-                the connection meanwhile. The probe must be repeated by `ask` then, with `fresh` and these seconds.
-                Not called if the probe is cancelled.
+            ended: Called once, later, with the outcome, or with the seconds that were used up, if the replica had
+                closed the connection meanwhile. The probe must be repeated by `ask` then, with `fresh` and these
+                seconds. Not called if the probe is cancelled.
         """
         known = self._known.get(url)
         if known is None or self._is_closed or not self._is_http:
@@ -341,8 +351,8 @@ class HttpProber:
             return None
         if not self._is_where_its_name_is(origin) or not origin.turn.try_take():
             return None
-        probe = WarmProbe(self, origin, kept, ended)
-        probe.timeout = timeout
+        mismatch = self._expectations.mismatch
+        probe = WarmProbe(origin, kept, timeout, mismatch=mismatch, release=self._release, ended=ended)
         loop = asyncio.get_running_loop()
         self._under_way.add(probe, timeout, now=loop.time())
         if self._turning is None:
@@ -361,7 +371,7 @@ class HttpProber:
         for probe in ended:
             cast("WarmProbe", probe).expire()
 
-    def _release(self, probe: WarmProbe, *, is_kept: bool) -> None:
+    def _release(self, probe: WarmProbe, is_kept: bool) -> None:  # noqa: FBT001  whether to keep the connection
         """End a warm probe."""
         origin = probe.origin
         self._under_way.discard(probe)
@@ -425,8 +435,8 @@ class HttpProber:
         response = await self._exchange(origin, opened, request.packed)
         if origin.is_https:
             origin.sessions.learn(opened.tls, time.monotonic())
-        if origin.opened is not None and self._budget.has_room:
-            origin.opened, origin.kept = None, KeptConnection(origin.opened, self._budget)
+        if origin.opened is opened and self._budget.has_room:
+            origin.opened, origin.kept = None, KeptConnection(opened, self._budget)
         else:
             origin.hang_up()
         return response

@@ -153,12 +153,12 @@ _session: contextvars.ContextVar[ssl.SSLSession | None] = contextvars.ContextVar
 class ResumingContext(ssl.SSLContext):
     """A context whose connections resume the TLS session that `resuming` names."""
 
-    def wrap_bio(self, *args: Any, session: ssl.SSLSession | None = None, **options: Any) -> ssl.SSLObject:
+    def wrap_bio(self, *args: Any, **options: Any) -> ssl.SSLObject:
         """Return the object for one connection; see `ssl.SSLContext`. Event loops call it."""
-        session = session or _session.get()
+        session = _session.get()
         if session is not None:
             with contextlib.suppress(ValueError):  # a session of a context that has been replaced
-                return super().wrap_bio(*args, session=session, **options)
+                return super().wrap_bio(*args, **options | {"session": session})
         return super().wrap_bio(*args, **options)
 
 

@@ -165,8 +165,8 @@ def _is_down(record: ReplicaRecord) -> bool:
 
 def _kind(record: ReplicaRecord) -> str:
     if record.admin is not AdminState.ACTIVE:
-        return record.admin.value
-    return "ejected" if record.ejected_until is not None else record.health.status.value
+        return str(record.admin.value)
+    return "ejected" if record.ejected_until is not None else str(record.health.status.value)
 
 
 def _text_of_all(record: ReplicaRecord) -> str:

@@ -15,11 +15,14 @@ LEVELS = 4
 NOTED_PER_CHANGE = 8
 """How many shares are recorded in the time of one change of a weight."""
 Position = tuple[int, str]
+Weights = tuple[float, float]
+"""The weight now, and after the ramp."""
 
 
 def position_of(replica: Replica) -> Position:
     """Return where a replica stands in any list of replicas."""
-    return replica.record.endpoint.order or 0, replica.key
+    record = replica.record
+    return record.endpoint.order or 0, record.key
 
 
 class Ordered:
@@ -78,14 +81,17 @@ class SelectionLevel(Ordered):
         super().__init__()
         self.classes: dict[float, list[Replica]] = {}
         self.full_weights: dict[float, int] = {}
-        self._weights: dict[Replica, tuple[float, float]] = {}
+        self._weights: dict[Replica, Weights] = {}
+        self._pairs: dict[Weights, Weights] = {}
 
     def fill(self, replicas: Sequence[Replica], weights: Iterable[float], full_weights: Iterable[float]) -> None:
         """Have exactly these replicas, which are given in order."""
         self._positions = {replica: position_of(replica) for replica in replicas}
         self.replicas = list(replicas)
         self._copy = None
-        self._weights = dict(zip(replicas, zip(weights, full_weights, strict=True), strict=True))
+        pairs = self._pairs = {}
+        both = zip(weights, full_weights, strict=True)
+        self._weights = dict(zip(replicas, (pairs.setdefault(pair, pair) for pair in both), strict=True))
         self.classes, self.full_weights = {}, {}
         for replica, (weight, full) in self._weights.items():
             self.classes.setdefault(weight, []).append(replica)
@@ -110,7 +116,8 @@ class SelectionLevel(Ordered):
         else:
             self.drop(replica)
             self.put(replica)
-        self._weights[replica] = weight, full
+        pair = weight, full
+        self._weights[replica] = self._pairs.setdefault(pair, pair)
         insort(self.classes.setdefault(weight, []), replica, key=self._positions.__getitem__)
         self.full_weights[full] = self.full_weights.get(full, 0) + 1
 
@@ -240,10 +247,9 @@ class Levels:
             most -= 1
             replica, _ = self._unsettled.popitem()
             number = self._at.get(replica)
-            if number is not None:
-                if self.levels[number].weight_of(replica) != self._weight_of(replica, number):
-                    self._weigh(replica, number)
-                    self._note(number, replica)
+            if number is not None and self.levels[number].weight_of(replica) != self._weight_of(replica, number):
+                self._weigh(replica, number)
+                self._note(number, replica)
         return not self._unsettled
 
     def _divide(self) -> None:

@@ -38,7 +38,7 @@ MOST_TOUCHED = 4
 AT_ONCE = 100
 """How many replicas are moved in one go where the event loop is to run in between."""
 MOST_PIECES = 50
-"""In how many pieces all replicas are taken over. Each piece is built into a hash ring at the cost of a copy of the ring."""
+"""In how many pieces all replicas are taken over. Each costs a hash ring a copy of itself."""
 DEPARTED_AT_MOST = 1000
 """How many removals of announced replicas that left by themselves are remembered."""
 
@@ -92,7 +92,7 @@ class View:
         self._touched: dict[Replica, None] = {}
         self._is_rebuilt = True
         self._preference: tuple[Replica, ...] | None = ()
-        self._handles: WeakValueDictionary[str, Replica] = WeakValueDictionary()
+        self._handles: WeakValueDictionary[str, Replica] = WeakValueDictionary()  # of those that are not shown
         self._is_withheld = False
         self._is_settled = True
         self._ended: Mapping[str, float] = {}
@@ -163,7 +163,7 @@ class View:
 
     def handle(self, record: ReplicaRecord) -> Replica:
         """Return the handle of a replica that the view may not show. A new handle gets this record."""
-        replica = self._handles.get(record.key)
+        replica = self._replicas.get(record.key) or self._handles.get(record.key)
         if replica is None:
             replica = self._handles[record.key] = Replica.of(record)
         return replica
@@ -313,7 +313,7 @@ class View:
         return self._is_settled
 
     def _show(self, key: str, record: ReplicaRecord) -> None:
-        replica = self.handle(record)
+        replica = self._replicas.get(key) or self._handles.pop(key, None) or Replica.of(record)
         if replica.name != record.endpoint.name:
             self._former_names.note(replica)
         replica.record = self._without_ended(record)
@@ -322,7 +322,7 @@ class View:
         self.removed.pop(key, None)
 
     def _drop(self, key: str) -> None:
-        replica = self._replicas.pop(key)
+        replica = self._handles[key] = self._replicas.pop(key)
         self.selection.loads.forget(replica)
         self._former_names.note(replica)
         self._touched[replica] = None
@@ -376,7 +376,9 @@ class View:
         if self._touched or is_rebuilt:
             self._preference = None
         self._touched, self._is_rebuilt = {}, False
-        self._is_settled = all([levels.settle(AT_ONCE) for levels in self._all_levels()])
+        self._is_settled = True
+        for levels in self._all_levels():
+            self._is_settled = levels.settle(AT_ONCE) and self._is_settled
         self.first = None if self._is_withheld else self._levels.first
         self.panic = self._find_panic()
         if self.panic is not None and self._spread is not None:

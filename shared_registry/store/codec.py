@@ -78,7 +78,7 @@ _PLACES = {
     for part, fields in enumerate(HELD_BY.values())
     for field in fields
 }
-"""For each field the number of the part of a record that has it, the attribute, and what reads it, unless it is text."""
+"""For each field: the number of the part of a record that has it, the attribute, what reads it unless it is text."""
 _REQUIRED = frozenset(field.name for fields in HELD_BY.values() for field in fields if field.is_required)
 
 

@@ -11,7 +11,7 @@ from shared_registry.store.answers import BeginWrite, events_of, expect, new_tok
 from shared_registry.store.channel import Channel
 from shared_registry.store.replica_fields import spec_fields
 
-WantedState = Literal["active", "draining", "gone"]
+WantedState = Literal["active", "draining", "gone", "missing", "found"]
 
 
 class DiscoveryCommands:
@@ -63,7 +63,8 @@ class DiscoveryCommands:
             term: The leader's term.
             source: The source that the replica belongs to.
             key: The canonical url.
-            state: What its source says. A replica that is `gone` is removed with its last session.
+            state: What its source says. A replica that is `gone` is removed with its last session. `missing` and
+                `found` only note since when the source does not have it.
             reason: Why.
 
         Returns:
@@ -75,7 +76,7 @@ class DiscoveryCommands:
         take = self._begin_write()
         words = [term.token, str(term.epoch), source, key, state, self._router, reason]
         reply = await completed(self._control.run("govern_replica", words))
-        status = expect(reply, "set", "draining", "removed", "unchanged", "not_found", "fenced")
+        status = expect(reply, "set", "draining", "removed", "unchanged", "noted", "not_found", "fenced")
         if status == "fenced":
             raise Fenced(f"epoch {term.epoch} is over; its change of {key} was refused")
         return None if status == "not_found" else events_of(reply.values, take)

@@ -305,7 +305,9 @@ class Reader(LeaseReader, FigureReader):
         after = ORIGIN
         while True:
             async with self._channel.bounded():
-                entries = await self._commands.xrange(self._keys.events, min=f"({after}", max="+", count=ENTRIES_AT_ONCE)
+                entries = await self._commands.xrange(
+                    self._keys.events, min=f"({after}", max="+", count=ENTRIES_AT_ONCE
+                )
             if not entries:
                 return
             for event_id, fields in entries:

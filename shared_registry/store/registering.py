@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import collections
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from typing import NamedTuple
 
 from shared_registry.errors import ConfigError, KeyConflict, RegistryError
@@ -80,11 +80,12 @@ class RegistrationCommands:
         mode: Source,
         by: str = "",
         new_request: Callable[[], str] = new_token,
-    ) -> AsyncIterator[Registered]:
-        """Register many replicas, or change their specs, in this order, each as by `register`. Yield what became of each.
+    ) -> AsyncGenerator[Registered, None]:
+        """Register many replicas, or change their specs, in this order. Yield what became of each.
 
-        One that is refused does not affect the others. The mirror learns of all of them by the event stream, or by its
-        next full read. After an error the call may be repeated: what is registered already does not change.
+        Each is registered as by `register`. One that is refused does not affect the others. The mirror learns of all of
+        them by the event stream, or by its next full read. After an error the call may be repeated: what is registered
+        already does not change.
 
         Args:
             endpoints: Validated specs by canonical url.

@@ -7,6 +7,7 @@ of fields that it uses itself.
 from __future__ import annotations
 
 import enum
+import functools
 import operator
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -77,7 +78,8 @@ ABSENT_TEXT = Form(lambda text: text or None, lambda value: value or None)
 REMARK = Form(str, lambda text: text or None)
 OPTIONAL_PORT = Form(lambda text: int(text) if text else None, lambda value: None if value is None else str(value))
 FLAG = Form(lambda text: text == "1", lambda value: "1" if value else "0")
-NUMBER = Form(float, lambda value: repr(float(value)))
+NUMBER = Form(functools.lru_cache(1000)(float), lambda value: repr(float(value)))
+"""A configured number, such as a weight. Thousands of replicas have the same."""
 COUNT = Form(int)
 ABSENT_COUNT = Form(int, lambda count: str(count) if count else None)
 ORDER = Form(int, lambda value: str(value or 0))
@@ -203,6 +205,7 @@ FIELDS = (
         is_in_events=False,
         documents=Document.STATUS,
     ),
+    _record("missing_since_ms", TIME, Group.PRESENT, attribute="missing_since", is_in_events=False),
     _record("expired_at_ms", TIME, Group.OPERATION, attribute="expired_at", documents=Document.STATUS),
     _record("withdrawn_at_ms", TIME, Group.OPERATION, attribute="withdrawn_at"),
     _record("revision", TEXT, Group.PRESENT, is_required=True, is_in_events=False),

@@ -13,6 +13,7 @@ from typing import Any
 
 import httpx
 import pytest
+from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
 from shared_registry.api import connection, event_stream, live_data
 from shared_registry.embedded import EmbeddedServer
@@ -77,13 +78,13 @@ async def test_a_client_that_asks_without_end_is_disconnected(
     server: EmbeddedServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made: list[object] = []
-    make = connection.RequestResponseCycle.__init__
+    make = RequestResponseCycle.__init__
 
-    def counted(cycle: connection.RequestResponseCycle, *args: Any, **named: Any) -> None:
+    def counted(cycle: RequestResponseCycle, *args: Any, **named: Any) -> None:
         made.append(cycle)
         make(cycle, *args, **named)
 
-    monkeypatch.setattr(connection.RequestResponseCycle, "__init__", counted)
+    monkeypatch.setattr(RequestResponseCycle, "__init__", counted)
     async with shown_fleet(server.url, 1) as fleet, asyncio.timeout(SECONDS / 2):
         url = httpx.URL(fleet.router.admin_url)
         reader, writer = await asyncio.open_connection(url.host, url.port)

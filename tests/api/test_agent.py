@@ -52,8 +52,10 @@ async def test_answers_say_state_weight_and_capacity(start_router: StartRouter, 
     assert await asked(port, b"gpu-a\n") == "up drain # kernel update\n"
     await registry.disable("gpu-a")
     assert await asked(port, b"gpu-a\n") == "maint\n"
-    for nobody in (b"free!", b"\n", b"http://127.0.0.8:1\n", b"http://[\n", b"\xff\xfe\n", b"a/b/c\n"):
+    for nobody in (b"free!", b"http://127.0.0.8:1\n", b"http://[\n", b"\xff\xfe\n", b"a/b/c\n"):
         assert await asked(port, nobody) == "maint # not registered\n"
+    for nothing in (b"!", b"\n", b" \r\n"):  # a server that has no replica yet, or not again
+        assert await asked(port, nothing) == ""
 
 
 async def test_a_router_that_does_not_know_answers_nothing(

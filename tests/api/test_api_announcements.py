@@ -119,3 +119,6 @@ async def test_wrong_announcements_get_problems_that_name_the_field(
     for wrong in WRONG:
         status, problem = await call(admin, "PUT", **wrong)
         assert (status, [problem["field"]]) == (400, list(wrong)), (wrong, problem)
+    given = {"url": URL, "instance": ONE}
+    answer = await admin.put("/v1/announcements/http:%2F%2Fa", headers=ANNOUNCE, json=given)
+    assert (answer.status_code, answer.json()["field"]) == (400, "name")

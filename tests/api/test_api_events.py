@@ -135,7 +135,11 @@ async def test_wrong_ids_and_too_many_streams_are_refused(
 ) -> None:
     monkeypatch.setattr(fleet_calls, "MOST_STREAMS", 1)
     admin = admin_of(await start_with_admin(backend.url))
-    wrong: list[dict[str, Any]] = [{"headers": {"Last-Event-ID": "7"}}, {"params": {"since": "x"}}]
+    wrong: list[dict[str, Any]] = [
+        {"headers": {"Last-Event-ID": "7"}},
+        {"params": {"since": "x"}},
+        {"params": {"since": f"{2**64 - 1}-0"}},
+    ]
     for request in wrong:
         answer = await admin.get(STREAM, **request)
         assert (answer.status_code, answer.json()["code"]) == (400, "invalid_request")

@@ -11,7 +11,8 @@ from typing import Any
 import httpx
 import pytest
 
-from shared_registry.api import live_data
+from shared_registry import SharedReplicaRegistry
+from shared_registry.api import live_data, live_pool
 from shared_registry.api.history import KEPT, History, Sample
 from shared_registry.embedded import EmbeddedServer
 from tests.proxy.conftest import SECONDS
@@ -58,6 +59,22 @@ async def test_a_client_gets_all_and_then_what_changes(server: EmbeddedServer) -
             if found.get("gpu-3") == "unhealthy":
                 break
         assert pool["head"]["level"] == "yellow"
+
+
+async def test_each_router_is_shown_with_its_sessions(server: EmbeddedServer) -> None:
+    async with shown_fleet(server.url, 1) as fleet, asyncio.timeout(SECONDS):
+        registry = fleet.router.router.pools[""].registry
+        async with SharedReplicaRegistry(registry.config, health_checks=False) as other:
+            held = [await one.acquire() for one in (registry, other, other)]
+            wanted = {registry.router_key: 1, other.router_key: 2}
+            async with events(fleet.router.admin_url) as messages:
+                async for _, message in messages:
+                    routers = (message["pools"][0]["head"]["routers"] or {}).get("all", ())
+                    if {one["key"]: one["leases"] for one in routers} == wanted:
+                        break
+            assert all(one["view_age"] is None or 0 <= one["view_age"] < 60 for one in routers)
+            for lease in held:
+                await lease.release()
 
 
 async def test_a_client_that_leaves_is_forgotten(server: EmbeddedServer, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -125,6 +142,6 @@ async def test_a_failure_at_the_end_does_not_begin_anew(
         finally:
             raise LookupError("a bug")
 
-    monkeypatch.setattr(live_data.LivePool, "update", fail_when_cancelled)
+    monkeypatch.setattr(live_pool.LivePool, "update", fail_when_cancelled)
     async with asyncio.timeout(SECONDS), shown_fleet(server.url, 1):
         await begun.wait()

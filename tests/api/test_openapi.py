@@ -106,6 +106,7 @@ async def test_paths_and_methods_that_are_not_there_get_problems(
     for method, path, status in (
         ("GET", "/nothing", 404),
         ("GET", "/v1/nothing", 404),
+        ("GET", "/status/", 404),
         ("DELETE", "/v1/replicas/a%0Ab", 404),
         ("POST", "/status", 405),
         ("PATCH", "/v1/replicas/a", 405),

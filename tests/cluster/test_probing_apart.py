@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import signal
@@ -35,6 +36,17 @@ def variables(server: EmbeddedServer, namespace: str, *, replicas: str = "") -> 
     }
 
 
+async def is_ready(settings: dict[str, str]) -> bool:
+    done = await asyncio.to_thread(run, "wait", "--ready", "1", "--timeout", "1", **settings)
+    return done.code == 0
+
+
+async def routers(settings: dict[str, str]) -> list[dict[str, object]]:
+    done = await asyncio.to_thread(run, "routers", "--json", **settings)
+    found: list[dict[str, object]] = json.loads(done.out)["routers"]
+    return found
+
+
 def has_joined(router: Running) -> bool:
     return " has joined " in router.err or " probes for namespace " in router.err
 
@@ -43,23 +55,31 @@ def leader(raw: Redis, keys: Keys) -> str:
     return str(raw.hget(keys.leader, "router") or "")
 
 
+def listens(pid: int) -> bool:
+    """Return whether a process listens on a TCP port."""
+    files = {str(link.readlink()) for link in Path(f"/proc/{pid}/fd").iterdir()}
+    rows = [
+        line.split()
+        for name in ("tcp", "tcp6")
+        for line in Path(f"/proc/{pid}/net/{name}").read_text().splitlines()[1:]
+    ]
+    return bool(files & {f"socket:[{row[9]}]" for row in rows if row[3] == "0A"})
+
+
 async def test_a_router_that_only_probes_leads_and_listens_nowhere(
     tmp_path: Path, server: EmbeddedServer, namespace: str, replica: ReplicaServer
 ) -> None:
     settings = variables(server, namespace, replicas=replica.url())
     with running(tmp_path, "probe", "--json", **settings) as prober:
-        await until(lambda: run("wait", "--ready", "1", "--timeout", "1", **settings).code == 0)
+        await until(lambda: is_ready(settings))
         assert replica.replica().requests
-        (router,) = json.loads(run("routers", "--json", **settings).out)["routers"]
+        (router,) = await routers(settings)
         assert router["is_leader"]
-        inodes = {link.readlink().name for link in Path(f"/proc/{prober.process.pid}/fd").iterdir() if link.is_symlink()}
-        table = Path(f"/proc/{prober.process.pid}/net/tcp").read_text().splitlines()[1:]
-        listening = {f"socket:[{line.split()[9]}]" for line in table if line.split()[3] == "0A"}
-        assert not inodes & listening
+        assert not listens(prober.process.pid)
         done = prober.ends(signal.SIGTERM)
     assert done.code == 0
     assert json.loads(done.err_lines[-1])["message"] == "router: stopped"
-    assert json.loads(run("routers", "--json", **settings).out)["routers"] == []
+    assert await routers(settings) == []
 
 
 async def test_a_router_that_never_leads_leaves_it_to_others(
@@ -74,7 +94,7 @@ async def test_a_router_that_never_leads_leaves_it_to_others(
         await until(lambda: leader(raw, keys) != "")
         first = leader(raw, keys)
         assert f"{first} probes for namespace" in prober.err
-        await until(lambda: run("wait", "--ready", "1", "--timeout", "1", **settings).code == 0)
+        await until(lambda: is_ready(settings))
         prober.ends(signal.SIGKILL)
         second = stack.enter_context(running(tmp_path, "probe", **settings))
         await until(lambda: leader(raw, keys) not in ("", first))

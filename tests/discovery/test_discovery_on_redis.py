@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
+import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 import pytest
 
 from shared_registry import ReplicaEndpoint, RouterConfig, SharedReplicaRegistry
+from shared_registry.admin.troubles import is_well, trouble_of
 from shared_registry.config.discovery_rules import check_discovery
 from shared_registry.embedded import EmbeddedServer
 from shared_registry.model import AdminState
@@ -219,3 +221,29 @@ async def test_a_missing_package_stops_no_other_source(
         await until(lambda: len(registry.all()) == 1, "the replica of the file")
         await until(lambda: "pip install 'shared-registry[discovery]'" in caplog.text, "the remedy")
         assert registry.is_leader
+
+
+async def test_what_is_held_back_is_shown_as_missing(make: Make, fleet: Fleet, space: Space) -> None:
+    """By the next leader as well; and not once the source has it again."""
+
+    def missing() -> set[str]:
+        return {url(number) for number in range(1, 9) if "missing_since_ms" in space.fields(url(number))}
+
+    fleet.write(*range(1, 9))
+    async with make() as registry:
+        await until(lambda: len(registry.all()) == 8, "all are registered")
+        fleet.write(1, 2)
+        held = {url(number) for number in range(3, 9)}
+        await until(lambda: missing() == held, "six are missing")
+        found = await space.reader.records([url(3), url(1)])
+        assert "missing in file:fleet since" in trouble_of(found[url(3)], time.time())
+        assert not is_well(found[url(3)])
+        assert "missing" not in trouble_of(found[url(1)], time.time())
+        assert len(registry.all()) == 8
+        events = [event.id for event in await registry.events()]
+        await asyncio.sleep(0.5)
+        assert [event.id for event in await registry.events()] == events
+    fleet.write(*range(1, 8))
+    async with make("another") as registry:
+        await until(lambda: missing() == set(), "they are there again, and the last one goes")
+        await until(lambda: len(registry.all()) == 7, "one alone may go")

@@ -517,3 +517,21 @@ async def test_putting_leases_back_does_not_wait_for_releases(
     async with asyncio.timeout(5):
         await reconciler.put_back()
     assert store.leases == {"x": A, "a": A}
+
+
+async def test_one_damaged_session_keeps_no_other_slot(
+    reconciler: Reconciler, store: ScriptedStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    release, many = store.release, [f"x{number:03}" for number in range(3 * RELEASED_AT_ONCE)]
+
+    async def refuse_the_first(lease_id: str, **options: bool) -> object:
+        if lease_id == many[0]:
+            raise KeyConflict("its affinity is a list")
+        await asyncio.sleep(0)
+        return await release(lease_id, **options)
+
+    monkeypatch.setattr(store, "release", refuse_the_first)
+    store.leases = dict.fromkeys(many, A)
+    with pytest.raises(KeyConflict):
+        await reconciler.reconcile()
+    assert store.leases == {many[0]: A}

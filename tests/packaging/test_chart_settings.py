@@ -12,7 +12,7 @@ import yaml
 
 from shared_registry import __version__
 from shared_registry.cli.app import app
-from shared_registry.config import RouterConfig
+from shared_registry.config import RouterConfig, load_config
 from shared_registry.proxy.service_notices import END_SECONDS
 from tests.support.charts import VALUES, Charts, own_words, settings_of
 from tests.support.helm import CHART, EXAMPLES, RELEASE, named, rendered
@@ -104,3 +104,13 @@ def test_only_settings_of_routers_are_named() -> None:
     fields = {one.name for one in dataclasses.fields(RouterConfig)}
     owned = (CHART / "templates" / "_helpers.tpl").read_text().split("$owned := dict")[1].split("}}")[0]
     assert {line.split('"')[1] for line in owned.splitlines() if '"' in line} <= fields
+
+
+@pytest.mark.parametrize("name", ["default", "join", "fastvideo"])
+def test_variables_of_services_are_no_settings(name: str, charts: Charts, caplog: pytest.LogCaptureFixture) -> None:
+    """A release named shared-registry has Services whose variables begin as those of settings do."""
+    load_config(None, environ={"SHARED_REGISTRY_ROUTER_PORT": "tcp://127.0.0.9:9000"})
+    assert "SHARED_REGISTRY_ROUTER_PORT is ignored" in caplog.text
+    for one in charts[name]:
+        if one["kind"] in {"Deployment", "StatefulSet"}:
+            assert one["spec"]["template"]["spec"]["enableServiceLinks"] is False

@@ -1,4 +1,4 @@
-"""What the quick reader of responses recognizes means the same to h11; what a connection reads does so in any pieces."""
+"""What the quick reader of responses recognizes means the same to h11; so does what comes in any pieces."""
 
 from __future__ import annotations
 
@@ -125,7 +125,9 @@ def test_random_changes_are_never_recognized_otherwise_than_by_h11() -> None:
         data = bytearray(rng.choice(WHOLE))
         for _ in range(rng.randint(1, 3)):
             at = rng.randrange(len(data))
-            data[at : at + rng.randint(0, 2)] = rng.choice((b"", b"\r\n", b"\0", b" ", b":", b"7", b"\xff", b"\t", b"A"))
+            data[at : at + rng.randint(0, 2)] = rng.choice(
+                (b"", b"\r\n", b"\0", b" ", b":", b"7", b"\xff", b"\t", b"A")
+            )
         plain = read_plain(bytes(data))
         recognized += plain is not None
         assert plain is None or plain == by_h11(bytes(data)), bytes(data)

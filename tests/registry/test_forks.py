@@ -72,6 +72,15 @@ def test_connections_opened_before_a_fork_stay_with_their_process(fork: Callable
     assert results["parent goes on"] == "done"
 
 
+def test_a_listener_in_a_forked_process_hears_its_own_life(fork: Callable[[str], Message]) -> None:
+    results = fork("listening")
+    assert results["code"] == 0, results
+    assert results["started"]["heard"].count("ViewLoaded") == 1
+    assert "ReplicaDrained" in results["drained"]["heard"]
+    assert results["mine"].count("ViewLoaded") == 1, "the other's start is not this one's"
+    assert results["mine then"].count("ReplicaDrained") == results["drained"]["heard"].count("ReplicaDrained") == 1
+
+
 def test_a_forked_copy_of_a_started_registry_needs_a_start(fork: Callable[[str], Message]) -> None:
     results = fork("started_before")
     refused = results["refused"]

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import gc
+import os
 import warnings
 from collections.abc import AsyncIterator, Sequence
 from typing import Any, TypeVar
@@ -297,6 +299,66 @@ async def test_a_lost_history_is_heard_and_restored(server: EmbeddedServer, name
         assert (lost.former, restored.former, loaded.reason) == (before, before, "history")
         assert restored.present == loaded.history_id == router.registry.history_id != before
         assert [type(it).__name__ for it in router.heard.of(happenings.ReplicaHappening)] == ["ReplicaDrained"]
+
+
+async def test_sessions_that_come_back_after_a_loss_are_heard(server: EmbeddedServer, namespace: str) -> None:
+    async with (
+        FaultyProxy(server.port) as proxy,
+        running(server.url, namespace, [ReplicaEndpoint(A)]) as router,
+        running(server.url, namespace, leads=False) as other,
+        running(proxy.url, namespace, leads=False, redis_timeout_seconds=0.2) as silent,
+    ):
+        live = [router.registry, other.registry]
+        proxy.refuses = True  # nobody knows whether this one has sessions
+        proxy.cut()
+        with Redis.from_url(server.url) as raw:
+            raw.delete(*raw.scan_iter(match=f"sr:{{{namespace}}}:*"))
+        for heard in (router.heard, other.heard):
+            began = await heard.next(happenings.SettlingBegan)
+            ended = await heard.next(happenings.SettlingEnded)
+            assert ended.at >= began.at
+            assert began.router in ("", *(one.router_key for one in live))
+        assert not any(one.is_settling for one in live)
+        proxy.heal()
+        assert silent.registry.is_started
+
+
+async def test_trouble_of_a_router_is_heard_by_all(
+    server: EmbeddedServer, namespace: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("shared_registry.registry.wiring.QUIET_SECONDS", 0.1)
+    async with (
+        running(server.url, namespace, [ReplicaEndpoint(A)]) as leader,
+        running(server.url, namespace, leads=False) as router,
+    ):
+        replica, key = router.registry.all()[0], router.registry.router_key
+        await until(lambda: router.registry.all()[0].is_healthy, "it is healthy here too")
+        await router.registry.report_outcome(replica, False, OSError(errno.EMFILE, os.strerror(errno.EMFILE)))
+        for heard in (leader.heard, router.heard):
+            troubled = await heard.next(happenings.RouterTroubled)
+            assert troubled.router == key
+            assert "open files" in troubled.reason
+        assert leader.heard.of(happenings.RouterRecovered) == []
+
+        async def is_over() -> bool:
+            await router.registry.report_outcome(replica, True, "")
+            return not router.registry.is_in_trouble
+
+        await until(is_over, "sessions reach it again")
+        for heard in (leader.heard, router.heard):
+            assert (await heard.next(happenings.RouterRecovered)).router == key
+
+
+async def test_routers_with_other_settings_are_heard(server: EmbeddedServer, namespace: str) -> None:
+    async with running(server.url, namespace, [ReplicaEndpoint(A)]) as router:
+        async with running(server.url, namespace, leads=False, failure_threshold=7) as other:
+            differing = await router.heard.next(happenings.SettingsDiffer)
+            assert (differing.router, differing.by) == (other.registry.router_key, router.registry.router_key)
+            assert differing.reason
+        async with running(server.url, namespace, leads=False) as same:
+            await until(lambda: router.heard.all[-1:] and router.heard.of(happenings.RouterLeft), "the other has left")
+            assert same.heard.of(happenings.SettingsDiffer) == []
+        assert len(router.heard.of(happenings.SettingsDiffer)) == 1
 
 
 async def test_a_suspicion_that_a_peer_refutes_is_heard(server: EmbeddedServer, namespace: str) -> None:

@@ -25,6 +25,7 @@ from shared_registry import (
     UsageError,
 )
 from shared_registry.fastvideo import ReplicaRegistry, run_health_check_loop
+from shared_registry.happenings import Happening, ReplicaHealthy
 from tests.support.command import SECONDS
 
 A, B = "http://10.0.0.1:8000", "http://10.0.0.2:8000"
@@ -242,6 +243,53 @@ def started_before(url: str, namespace: str) -> Message:
     return asyncio.run(parent())
 
 
+def listening(url: str, namespace: str) -> Message:
+    """Fork in the middle of a delivery to a listener; the copy starts, and hears of its own life."""
+    registry = build(url, namespace)
+    heard: list[str] = []
+    children: list[Child] = []
+
+    async def work(child: Child) -> None:
+        before = len(heard)
+        async with registry:
+            await until_healthy(registry)
+            child.send({"heard": heard[before:]})
+            await child.wait()
+            await registry.drain(A)
+            async with asyncio.timeout(SECONDS):
+                while "ReplicaDrained" not in heard:  # noqa: ASYNC110  as its users see it
+                    await asyncio.sleep(0.02)
+            child.send({"heard": heard[before:]})
+
+    def listen(happening: Happening) -> None:
+        heard.append(type(happening).__name__)
+        if isinstance(happening, ReplicaHealthy) and not children:
+            children.append(Child(work))
+
+    registry.subscribe(listen)
+
+    async def parent() -> Message:
+        async with registry:
+            await until_healthy(registry)
+            [child] = children
+            started = await asyncio.to_thread(child.receive)
+            mine = list(heard)
+            child.resume()
+            drained = await asyncio.to_thread(child.receive)
+            async with asyncio.timeout(SECONDS):
+                while "ReplicaDrained" not in heard:  # noqa: ASYNC110  as its users see it
+                    await asyncio.sleep(0.02)
+            return {
+                "started": started,
+                "drained": drained,
+                "code": await asyncio.to_thread(child.join),
+                "mine": mine,
+                "mine then": heard,
+            }
+
+    return asyncio.run(parent())
+
+
 def with_own_client(url: str, namespace: str) -> Message:
     """Fork with a client of the program's own: once before it was used, once after."""
     results: Message = {}
@@ -290,7 +338,8 @@ def fastvideo(url: str, namespace: str) -> Message:
 
 
 SCENARIOS: dict[str, Callable[[str, str], Message]] = {
-    each.__name__: each for each in (preload, preload_seeded, used_before, started_before, with_own_client, fastvideo)
+    each.__name__: each
+    for each in (preload, preload_seeded, used_before, started_before, listening, with_own_client, fastvideo)
 }
 
 if __name__ == "__main__":

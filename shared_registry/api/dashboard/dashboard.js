@@ -220,6 +220,8 @@ function showRouters(pool) {
   byId("routers").replaceChildren(...all.map((router) => node("tr", {},
     node("td", {}, node("strong", {}, router.key), router.key === own ? " (this one) " : " ", router.url || router.host),
     cell("leads", leader && leader.router === router.key ? `since ${duration(now() - leader.since)}` : ""),
+    cell("sessions", router.leases === null ? "-" : String(router.leases)),
+    cell("its view", router.view_age === null ? "-" : `${duration(router.view_age)} old`),
     cell("version", router.version),
     cell("settings", router.fingerprint, { class: router.fingerprint === usual ? "" : "yellow" }),
     cell("heartbeat", ago(router.heartbeat_at), { class: now() > router.expires_at ? "red" : "" }),

@@ -85,7 +85,8 @@ RULES = {
         (Kind.SLOW, Kind.CLOCK),
     ),
     "a report is applied once": Rule(
-        (Lua("if tonumber(batch) <= tonumber(holder[3]) then", "if false then"),), (Kind.REPEAT, Kind.LOSE_REPLIES)
+        (Lua("if tonumber(batch) <= stored_number(holder[3], 0) then", "if false then"),),
+        (Kind.REPEAT, Kind.LOSE_REPLIES),
     ),
     "an acquire that runs twice takes one slot": Rule(
         (
@@ -127,7 +128,7 @@ RULES = {
         (Python(f"{MIRROR}._reload", "await self._on_lost_history()", "None"),), (Kind.FLUSH, Kind.LOSE_ALL, Kind.ADD)
     ),
     "a mirror checks the predecessor of an event": Rule(
-        (Python(f"{MIRROR}._advance", "if not event.follows(self.revision, self.mark):", "if False:"),),
+        (Python(f"{MIRROR}._advance_by", "if not event.follows(self.revision, self.mark):", "if False:"),),
         (Kind.OLDER_COPY, Kind.ADD, Kind.REMOVE, Kind.DIES),
     ),
     "a mirror compares the marks of events": Rule(
@@ -153,7 +154,13 @@ RULES = {
         (Kind.REMOVE, Kind.STOP),
     ),
     "a config file does not override an operator": Rule(
-        (Lua("if mode == 'seed' and not is_new and source == 'explicit' then", "if false then"),), (Kind.ADD, Kind.STOP)
+        (
+            Lua(
+                "if mode == 'seed' and not is_new and (source == 'explicit' or is_discovered(source)) then",
+                "if false then",
+            ),
+        ),
+        (Kind.ADD, Kind.STOP),
     ),
     "a clock that was set back does not keep the dead": Rule(
         (Lua("if tonumber(redis.call('ZSCORE', keys.routers, far)) > now_ms + own then", "if false then"),),
