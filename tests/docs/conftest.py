@@ -11,6 +11,8 @@ import pytest
 from tests.support import own_network
 from tests.support.page_commands import build_wheel, make_environment, run_script
 
+SECONDS = 150.0
+"""For a page that starts some ten programs, on a machine that does much else; its test has `timeout(180)`."""
 RunScript = Callable[[str], "CompletedProcess[str]"]
 
 
@@ -27,4 +29,4 @@ def run_as_reader(tmp_path: Path, wheel: Path, redis_binary: Path) -> RunScript:
     variables = make_environment(tmp_path / "environment", wheel, redis_binary)
     folder = tmp_path / "folder"
     folder.mkdir()
-    return lambda script: run_script(script, folder, variables, 50)
+    return lambda script: run_script(script, folder, variables, SECONDS)

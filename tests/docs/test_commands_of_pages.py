@@ -102,6 +102,7 @@ def test_each_question_to_redis_is_understood(page: Path, server: EmbeddedServer
                 redis.execute_command(*question)
 
 
+@pytest.mark.timeout(180)
 def test_the_llm_gateway_runs_as_its_page_says(run_as_reader: RunScript) -> None:
     page = read_page((ROOT / "examples" / "llm_gateway" / "README.md").read_text(encoding="utf-8"))
     assert page.commands

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from tests.docs.conftest import RunScript
 from tests.support.command import ROOT
 from tests.support.page_commands import read_page
@@ -22,6 +24,7 @@ def part_after(heading: str, text: str) -> str:
     return text.partition(f"### {heading}")[2].partition("\n### ")[0]
 
 
+@pytest.mark.timeout(180)
 def test_each_command_works_in_its_order(run_as_reader: RunScript) -> None:
     assert QUICKSTART.omitted == []
     done = run_as_reader(f"{QUICKSTART.script}\nwait\n{LISTENING}")
@@ -38,6 +41,7 @@ def test_each_command_works_in_its_order(run_as_reader: RunScript) -> None:
     assert part_after("listening", shown).split() == []
 
 
+@pytest.mark.timeout(180)
 def test_the_readme_after_it_adds_no_phantom_replicas(run_as_reader: RunScript) -> None:
     before = QUICKSTART.script.partition(CLEAN_UP.strip())[0].rpartition("printf")[0]
     _, _, after = README.script.partition(README.commands[0])

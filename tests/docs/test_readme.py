@@ -50,6 +50,7 @@ def test_its_program_has_at_most_twelve_lines() -> None:
     assert len([line for line in PROGRAM.splitlines() if line.strip()]) <= MAX_LINES
 
 
+@pytest.mark.timeout(180)
 def test_its_commands_run_in_order_as_they_stand(run_as_reader: RunScript) -> None:
     page = read_page(TEXT)
     assert page.commands[0] == FROM_CHECKOUT
