@@ -1,6 +1,7 @@
 -- Gives a session a slot. It prefers the replica where the session was before, then the least loaded replica of the
 -- first tier that has a free slot. A session that finds no free slot joins the queue, unless the queue already holds
--- `max_queue` waiters. The reply is `returned` if it is the replica where the session was before. With `max_queue` 0 the session does not wait, and a waiter of that lease id leaves the queue.
+-- `max_queue` waiters. The reply is `returned` if it is the replica where the session was before. With `max_queue` 0
+-- the session does not wait, and a waiter of that lease id leaves the queue.
 -- A repeated call with the same lease id finds its lease or its waiter again, so a lost reply costs nothing.
 --
 -- In a panic, a session for which no healthy replica has a free slot gets one of another active replica, if

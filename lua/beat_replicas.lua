@@ -34,13 +34,15 @@ local function word_of(instance, source, holder, owner, admin, expired, withdraw
   return withdrawn and 'draining' or 'held', string.match(in_flight or '', '^%d+$') or '0'
 end
 
-local function wrong_type(key, wanted)
-  return {'wrong_type', key, redis.call('TYPE', key)['ok'], wanted}
+-- Returns the reply for a call that failed: the key has another type, or the server refuses for a reason of its own.
+local function failure(answer, key, wanted)
+  local found = redis.call('TYPE', key)['ok']
+  return found ~= wanted and {'wrong_type', key, found, wanted} or answer
 end
 
 local schema = redis.pcall('HGET', KEYS[1], 'schema')
 if type(schema) == 'table' then
-  return wrong_type(KEYS[1], 'hash')
+  return failure(schema, KEYS[1], 'hash')
 elseif schema and not can_use(schema) then
   return {'wrong_schema', schema}
 end
@@ -58,8 +60,9 @@ for i = 1, #ARGV, BEAT_WIDTH do
   local ttl = (word == 'held' or word == 'draining') and tonumber(state[8] or '')
   if ttl then
     -- No call of its own looks whether it is a sorted set: that would be a sixth of the whole work.
-    if type(redis.pcall('ZADD', announced, string.format('%.0f', now_ms + ttl), url)) == 'table' then
-      return wrong_type(announced, 'zset')
+    local added = redis.pcall('ZADD', announced, string.format('%.0f', now_ms + ttl), url)
+    if type(added) == 'table' then
+      return failure(added, announced, 'zset')
     end
     redis.call('HSET', replica, 'last_heartbeat_at_ms', string.format('%.0f', now_ms))
   end

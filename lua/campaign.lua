@@ -38,7 +38,8 @@ if holder[2] then
     remaining = longest
     redis.call('PEXPIRE', keys.leader, whole(longest))
   end
-  return {'held', holder[1] or '', whole(stored_number(holder[3], 0)), whole(stored_number(holder[4], 0)), whole(remaining)}
+  local epoch, elected_at = stored_number(holder[3], 0), stored_number(holder[4], 0)
+  return {'held', holder[1] or '', whole(epoch), whole(elected_at), whole(remaining)}
 end
 
 local now_ms = server_now_ms()

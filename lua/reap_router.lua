@@ -7,7 +7,8 @@
 --         spare_primary spare_secondary spare_answered replica_prefix leases_prefix affinity_prefix several_prefix
 --         inbox_prefix sequence_prefix
 -- ARGV    key by affinity_ms moves
--- RETURNS reaped, leases ended  |  alive|not_found  |  partial, leases left, leases ended  |  wrong_type …|wrong_schema …
+-- RETURNS reaped, leases ended  |  alive|not_found  |  partial, leases left, leases ended
+--         |  wrong_type …|wrong_schema …
 -- WRITES  meta replicas removed routers router_prefix probers events queue settling ready_primary ready_secondary full
 --         spare_primary spare_secondary spare_answered replica_prefix leases_prefix affinity_prefix several_prefix
 --         inbox_prefix sequence_prefix

@@ -154,6 +154,7 @@ do
       look_at_departing(url, now_ms, router)
     end
     local first = redis.call('ZRANGE', keys.announced, 0, 0, 'WITHSCORES')
-    return #silent == LOOKED_AT_ONCE or #departing == LOOKED_AT_ONCE, stored_number(first[2]) and tonumber(first[2]) - now_ms
+    local next_at = stored_number(first[2])
+    return #silent == LOOKED_AT_ONCE or #departing == LOOKED_AT_ONCE, next_at and next_at - now_ms
   end
 end

@@ -56,10 +56,7 @@ local function decide(call, one, stored, now_ms)
       and not (was_announced and (expired or stored.withdrawn_at_ms)) then
     return {'tombstone'}
   end
-  if mode == 'seed' and not is_new and source == 'explicit' then
-    return {'overridden'}
-  end
-  if mode == 'seed' and not is_new and is_discovered(source) then
+  if mode == 'seed' and not is_new and (source == 'explicit' or is_discovered(source)) then
     return {'overridden'}
   end
   if not is_new and (is_announced ~= was_announced

@@ -20,11 +20,14 @@ local function whole(number)
   return string.format('%.0f', number)
 end
 
--- Returns a whole number from a key or field; the default, or nil, if there is none, or something else was written there.
--- Numbers of more digits are not exact.
+local LARGEST_EXACT = 9007199254740992 -- 2^53
+
+-- Returns a whole number from a key or field; the default, or nil, if there is none that is exact, or something else
+-- was written there.
 local function stored_number(text, default)
-  if type(text) == 'string' and #text <= 15 and string.match(text, '^%d+$') then
-    return tonumber(text)
+  local number = type(text) == 'string' and string.match(text, '^%d+$') and tonumber(text)
+  if number and number <= LARGEST_EXACT then
+    return number
   end
   return default
 end

@@ -57,7 +57,7 @@ class SlowStart:
                     self._has_changes = False
                     await self._begin()
                 wait_seconds = self._step()
-                while not self._mirror.view.settle():
+                while not self._mirror.view.settle():  # noqa: ASYNC110  each call does a piece
                     await asyncio.sleep(0)
                 await wait_until(self._clock, self._clock.monotonic() + wait_seconds, self._changed)
 

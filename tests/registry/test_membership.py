@@ -74,7 +74,9 @@ class ScriptedStore:
         self.unserved -= 1
         return Heartbeat("history_id", "1-1", joined, list(self.expired), is_partial=self.unserved >= 0)
 
-    async def reap(self, router: str, *, affinity_seconds: float, moves: bool = False) -> Departure:
+    async def reap(
+        self, router: str, *, affinity_seconds: float, moves: bool = False, on_ended: Callable[[int], object]
+    ) -> Departure:
         assert affinity_seconds == AFFINITY
         if self.seconds_a_piece:
             await self._clock.sleep(self.seconds_a_piece)
