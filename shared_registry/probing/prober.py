@@ -21,8 +21,8 @@ from typing import NamedTuple, Self, cast
 from urllib.parse import quote, urlsplit
 
 from shared_registry._version import __version__
+from shared_registry.aio.prompt_lock import PromptLock
 from shared_registry.aio.time_limit import time_limit
-from shared_registry.aio.turn import Turn
 from shared_registry.aio.wheel import Limit, Wheel
 from shared_registry.config import RouterConfig
 from shared_registry.errors import ConfigError, UsageError
@@ -109,7 +109,7 @@ class _Origin:
     host: str
     port: int
     is_named: bool
-    turn: Turn = field(default_factory=Turn)
+    turn: PromptLock = field(default_factory=PromptLock)
     opened: ReplicaConnection | None = None
     kept: KeptConnection | None = None
     sessions: _Sessions = field(default_factory=_Sessions)

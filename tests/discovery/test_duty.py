@@ -30,7 +30,7 @@ class SourceThatFailsWhenItEnds:
             raise LookupError("a bug")
 
 
-async def test_a_source_that_fails_at_the_end_is_not_followed_again(clock: FakeClock) -> None:
+async def test_a_source_failing_at_the_end_is_not_followed_again(clock: FakeClock) -> None:
     config = RouterConfig(discovery=[{"kind": "file", "name": "fleet", "path": "/fleet.yaml"}])  # type: ignore[arg-type]
     sources: list[SourceThatFailsWhenItEnds] = []
 

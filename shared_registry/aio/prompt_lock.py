@@ -6,7 +6,7 @@ import asyncio
 from collections import deque
 
 
-class Turn:
+class PromptLock:
     """Is with one holder after the other, in the order of their requests. Bound to one event loop."""
 
     __slots__ = ("_is_taken", "_waiting")

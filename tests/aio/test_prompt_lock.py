@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 
-from shared_registry.aio.turn import Turn
+from shared_registry.aio.prompt_lock import PromptLock
 
 
 async def test_the_turn_goes_on_in_the_order_of_requests() -> None:
-    turn, order = Turn(), list[int]()
+    turn, order = PromptLock(), list[int]()
 
     async def hold(number: int) -> None:
         await turn.take()
@@ -31,7 +31,7 @@ async def test_the_turn_goes_on_in_the_order_of_requests() -> None:
 async def test_a_waiter_that_gives_up_keeps_no_turn() -> None:
     """Neither before its turn nor in the moment in which it comes."""
     for is_given_before in (False, True):
-        turn = Turn()
+        turn = PromptLock()
         assert turn.try_take()
         waiter = asyncio.create_task(turn.take())
         await asyncio.sleep(0)
