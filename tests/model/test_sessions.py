@@ -132,6 +132,7 @@ class Sessions(QueueSteps):
                 {"number": routers, "which": some.mostly_first, "affinity_seconds": some.affinities},
             ),
             (1, LeaseSteps.ask_again, {"number": routers, "which": some.which}),
+            (2, LeaseSteps.take_over, {"number": routers, "which": some.which}),
             (6, LeaseSteps.release, {"number": routers, "which": some.which, "affinity_seconds": some.affinities}),
             (5, LeaseSteps.release_all_on, {"key": some.urls, "affinity_seconds": some.affinities}),
             (3, LeaseSteps.restore, {"number": routers, "held": some.held, "new": some.unheard_of}),

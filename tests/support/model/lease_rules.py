@@ -88,6 +88,24 @@ class LeaseRules(QueueRules):
         self._serve()
         return "released"
 
+    def take_over_lease(self, *, router: str, lease_id: str) -> str:
+        """Move a lease; at most one router that lives has it."""
+        self._tick()
+        self.granted = None
+        if router not in self.routers:
+            return "not_registered"
+        here, status = self.leases.get(router, {}), "held"
+        if lease_id not in here:
+            former = next((other for other in self.routers if lease_id in self.leases.get(other, {})), None)
+            if former is None:
+                return "not_found"
+            # The replica's load and the session's affinity stay what they were.
+            self.leases.setdefault(router, {})[lease_id] = self.leases[former].pop(lease_id)
+            status = "moved"
+        url = self.leases[router][lease_id]
+        self.granted = url, str(self.hashes.get(url, {}).get("revision", ORIGIN))
+        return status
+
     def restore_leases(self, *, router: str, leases: Mapping[str, str]) -> str:
         self._tick()
         self.restored = None

@@ -123,6 +123,28 @@ class LeaseSteps(Steps):
         else:
             assert answer == Denied(Denial(status), expected.depth)
 
+    def take_over(self, number: int, which: int) -> None:
+        """Move a lease to a router, unless two others have one of that id: which of them gives it is not promised."""
+        router, lease_id = self.routers[number], self._id(number, which)
+        holders = [name for name, leases in self.expected.leases.items() if name != router.name and lease_id in leases]
+        if len(holders) > 1:
+            return
+        answers: list[Grant | Denied | None] = []
+
+        async def command() -> None:
+            answers.append(await router.store.take_over(lease_id))
+
+        def effect() -> str:
+            status = self.expected.take_over_lease(router=router.name, lease_id=lease_id)
+            if granted := self.expected.granted:
+                assert answers[-1] == Grant(*granted)
+                self._known[number][lease_id] = granted[0]
+            else:
+                assert answers[-1] == (None if status == "not_found" else Denied(Denial(status)))
+            return status
+
+        self.do(command, effect)
+
     def release(self, number: int, which: int, affinity_seconds: int) -> None:
         self._release(number, self._id(number, which), affinity_seconds)
 
