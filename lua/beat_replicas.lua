@@ -37,7 +37,10 @@ end
 -- Returns the reply for a call that failed: the key has another type, or the server refuses for a reason of its own.
 local function failure(answer, key, wanted)
   local found = redis.call('TYPE', key)['ok']
-  return found ~= wanted and {'wrong_type', key, found, wanted} or answer
+  if found ~= wanted then
+    return {'wrong_type', key, found, wanted}
+  end
+  return answer
 end
 
 local schema = redis.pcall('HGET', KEYS[1], 'schema')

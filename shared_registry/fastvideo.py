@@ -46,7 +46,9 @@ __all__ = [
 ]
 
 HEALTH_SETTINGS = tuple(setting for keys in BLOCKS.values() for setting in keys.values())
-"""The settings that `run_health_check_loop` takes from its config. The first five are those of FastVideo's registry."""
+"""The settings that `run_health_check_loop` takes from its config."""
+ORIGINAL_SETTINGS = 5
+"""So many of them, the first ones, are those of FastVideo's registry."""
 
 logger = logging.getLogger(__name__)
 
@@ -117,7 +119,7 @@ async def run_health_check_loop(
     Args:
         registry: A registry without health checks of its own, such as a `ReplicaRegistry`.
         config: Any object with `HEALTH_SETTINGS` as attributes. Settings that it lacks, and the leader's lease, are
-            taken from the registry.
+            taken from the registry; so are those beyond FastVideo's own that a `RouterConfig` leaves at their defaults.
         stop_event: Ends the call, including probes under way.
         http_get: Replaces the HTTP probe.
 
@@ -152,6 +154,11 @@ def _with_health_settings(base: RouterConfig, config: object) -> RouterConfig:
         raise ConfigError(
             f"config: {type(config).__name__} has no setting such as {HEALTH_SETTINGS[1]}; pass a RouterConfig"
         )
+    if isinstance(config, RouterConfig):
+        unset = RouterConfig()
+        for name in HEALTH_SETTINGS[ORIGINAL_SETTINGS:]:
+            if found[name] == getattr(unset, name):
+                del found[name]
     return dataclasses.replace(base, **found)
 
 
