@@ -5,8 +5,8 @@
 -- deleted after an hour without sessions: addresses of pods come and go.
 --
 -- An outage of Redis is no death: nothing expires within one time to live after it. Nor does a replica whose last
--- probe succeeded while more than three, and more than half, of the announced replicas are silent: then it is rather
--- the path of their heartbeats that is broken.
+-- probe succeeded while more than three, and more than half, of the announced replicas are silent, or were within one
+-- time to live: then it is rather the path of their heartbeats that is broken.
 
 -- include lib/announced.lua
 -- include lib/draining.lua
@@ -25,6 +25,17 @@ do
   local function are_many_silent(now_ms, ttl)
     local silent = redis.call('ZCOUNT', keys.announced, '-inf', whole(now_ms + math.floor(ttl / 2)))
     return silent > FEW_SILENT and silent > redis.call('ZCARD', keys.announced) / 2
+  end
+
+  -- Returns whether a silent replica that probes reach stays: the way by which heartbeats come is cut off, or was cut
+  -- off within one time to live. Where some heartbeats come through again, the others get that long to do so as well.
+  local function spares_reached(now_ms, ttl)
+    if are_many_silent(now_ms, ttl) then
+      redis.call('HSET', keys.meta, 'announcements_cut_at_ms', whole(now_ms))
+      return true
+    end
+    local cut_at_ms = stored_number(redis.call('HGET', keys.meta, 'announcements_cut_at_ms'), 0)
+    return cut_at_ms <= now_ms and now_ms < cut_at_ms + ttl
   end
 
   -- If the clock was set back, a replica may expire later than its time to live says. Corrects those that come last.
@@ -93,7 +104,7 @@ do
     end
     if state.admin ~= 'removed' then
       local again_ms = resumed_at_ms + state.ttl
-      if again_ms <= now_ms and state.is_reached and are_many_silent(now_ms, state.ttl) then
+      if again_ms <= now_ms and state.is_reached and spares_reached(now_ms, state.ttl) then
         again_ms = now_ms + math.floor(state.ttl / 3)
       end
       if again_ms > now_ms then

@@ -9,8 +9,8 @@
 local function mend_meta()
   local numbers = {
     'epoch', 'next_order', 'queue_sequence', 'heartbeat_at_ms', 'reap_after_ms', 'reap_until_ms',
-    'heartbeats_resumed_at_ms', 'announcements_resumed_at_ms', 'older_router_at_ms', 'probers_version',
-    'slow_start_ms',
+    'heartbeats_resumed_at_ms', 'announcements_resumed_at_ms', 'announcements_cut_at_ms', 'older_router_at_ms',
+    'probers_version', 'slow_start_ms',
   }
   local found = redis.call('HMGET', keys.meta, 'revision', 'names_cursor', unpack(numbers))
   local is_wrong = found[1] and not string.match(found[1], '^%d+%-%d+$')

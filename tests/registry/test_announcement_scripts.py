@@ -210,9 +210,13 @@ async def test_where_many_fall_silent_those_that_answer_probes_stay(space: Space
         be_silent(space, url, seconds=TTL + 0.1 if number < 2 else TTL / 2 + 1)
     await heartbeat(space)
     assert [space.fields(url)["admin"] for url in urls[:2]] == ["removed", "active"]
-    # Some are heard of again: the rest have died.
+    # Some are heard of again. The rest have one time to live for it, too; then they have died.
     for url in urls[2:5]:
         await space.store.beat(url, f"of-{url}")
+    be_silent(space, urls[1])
+    await heartbeat(space)
+    assert space.fields(urls[1])["admin"] == "active"
+    space.raw.hincrby(space.keys.meta, "announcements_cut_at_ms", int(-1000 * TTL))
     be_silent(space, urls[1])
     await heartbeat(space)
     assert space.fields(urls[1])["admin"] == "removed"

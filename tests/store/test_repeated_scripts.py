@@ -20,6 +20,7 @@ MOVES_WITH_TIME = {
     "reap_after_ms",
     "reap_until_ms",
     "heartbeats_resumed_at_ms",
+    "announcements_cut_at_ms",
     "older_router_at_ms",
     "names_cursor",  # each call enters some more names of earlier versions
 }
