@@ -281,7 +281,13 @@ async def test_an_observer_shows_all_others(server: EmbeddedServer, populated: S
 
 META_NUMBERS = (
     *("epoch", "next_order", "queue_sequence", "heartbeat_at_ms", "reap_after_ms", "reap_until_ms"),
-    *("heartbeats_resumed_at_ms", "announcements_resumed_at_ms", "announcements_cut_at_ms", "older_router_at_ms", "probers_version"),
+    *(
+        "heartbeats_resumed_at_ms",
+        "announcements_resumed_at_ms",
+        "announcements_cut_at_ms",
+        "older_router_at_ms",
+        "probers_version",
+    ),
     *("slow_start_ms", "names_cursor", "revision"),
 )
 
