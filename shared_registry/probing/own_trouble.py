@@ -42,6 +42,19 @@ _LOCAL = frozenset({errno.EADDRNOTAVAIL, errno.ENETDOWN, errno.ENETUNREACH})
 _LACKING = _LOCAL | {errno.EAFNOSUPPORT}
 """The errors after which no packet has reached an address. They are trouble only if every address has one of them."""
 
+_OF_CONNECTIONS = _LACKING | {
+    errno.EACCES,
+    errno.ECONNABORTED,
+    errno.ECONNREFUSED,
+    errno.ECONNRESET,
+    errno.EHOSTDOWN,
+    errno.EHOSTUNREACH,
+    errno.EPERM,
+    errno.EPIPE,
+    errno.ETIMEDOUT,
+}
+"""The errors of connections. With any other one, the lookup of the name may have failed."""
+
 _FAR_AWAY = ((socket.AF_INET, "192.0.2.1"), (socket.AF_INET6, "2001:db8::1"))
 _IPV4_ROUTES, _IPV6_ROUTES = Path("/proc/net/route"), Path("/proc/net/ipv6_route")
 _UP, _REJECT = 0x1, 0x200
@@ -178,9 +191,8 @@ def _of_numbers(text: str, number: int) -> Iterator[_Leaf]:
 def _leaf(number: int, host: str, port: int) -> _Leaf:
     if number < 0:
         return _lookup(number)
-    # A resolver without a free descriptor may raise an error without a number, or with that of an earlier failure.
-    # If one of its modules is mDNS, the number is EBUSY.
-    return _Leaf(number, host, port, is_opaque=number in (0, errno.EAGAIN, errno.EBUSY, errno.ENOENT))
+    # A resolver without a free descriptor may raise an error without a number, or with that of any earlier failure.
+    return _Leaf(number, host, port, is_opaque=number not in _OF_CONNECTIONS)
 
 
 def _lookup(code: int) -> _Leaf:

@@ -247,6 +247,7 @@ def raised_by_lookups() -> list[Exception]:
         OSError(0, "Error"),
         BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable"),
         OSError(errno.EBUSY, "Device or resource busy"),
+        OSError(errno.EINPROGRESS, "Operation now in progress"),
         socket.gaierror(socket.EAI_NONAME, "Name or service not known"),
         OSError("getaddrinfo() returned empty list"),
         RuntimeError("AddrInfo.data is NULL"),
