@@ -147,7 +147,9 @@ class Acquirer:
             return self._hold(request, replica, revision, is_degraded=True, is_spare=not replica.record.is_selectable)
         if isinstance(found, Denied):
             self._ledger.drop(request.lease_id)
-            raise StoreUnavailable(SETTLING) if self._outage.left_to_others() else self._router_queue.refusal(found)
+            if self._outage.left_to_others():
+                raise StoreUnavailable(SETTLING)
+            raise self._router_queue.refusal(found, request)
         replica = await self._mirror.handle(found.key)
         if self._outage.was_refused and replica.key in self._outage.left_to_others():
             # There are two cases. Concurrent calls of this router have used up its share. Or the queue granted a slot

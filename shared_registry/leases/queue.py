@@ -237,10 +237,11 @@ class RouterQueue:
             asker.expect_open(request)
         return answer
 
-    def refusal(self, denied: Denied) -> Saturated | NoHealthyReplica:
-        """Return the error to raise for a denial."""
+    def refusal(self, denied: Denied, request: SlotRequest) -> Saturated | NoHealthyReplica:
+        """Return the error to raise for a denial of a request."""
         if denied.reason is Denial.NO_HEALTHY:
-            return NoHealthyReplica("no replica is healthy and active; see `shared-registry status`")
+            but = ", but for those to exclude" if request.excluded else ""
+            return NoHealthyReplica(f"no replica is healthy and active{but}; see `shared-registry status`")
         return Saturated(
             "every healthy replica has as many sessions as its capacity allows"
             + (f", and {denied.depth} more wait" if denied.depth else "")
