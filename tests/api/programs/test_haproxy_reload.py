@@ -168,6 +168,7 @@ async def test_a_reload_under_load_refuses_nobody_and_forgets_no_drain(
             await haproxy.goes_to(one, two, three)
             await registry.drain(two.url)
             await haproxy.goes_to(one, three)
+            await until(lambda: is_kept_drained(tmp_path / "server-state", two), "the drain is kept")
             url = f"ws://127.0.0.1:{haproxy.port}/v1/stream"
             async with connect(url, proxy=None) as session, haproxy.load():
                 for _ in range(2):
