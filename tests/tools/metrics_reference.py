@@ -34,7 +34,7 @@ and asks no replica. `examples/monitoring` has a configuration of Prometheus, al
 - A page is at most `refresh_seconds` old, and Redis is read no more often than that, however many ask. While Redis is
   away, the page shows the router's last view, `sr_view_age_seconds` says how old it is, `sr_store_read_failed` is 1,
   and what only Redis knows (routers, the queue) is absent.
-- Not told: the replica of a connect time, because that would be a histogram for each replica
+- Not exported: the replica of a connect time, because that would be a histogram for each replica
   (`sr_upstream_failures_total` has its failures). Sessions, clients and leases are never labels.
 """
 
