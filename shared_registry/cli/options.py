@@ -86,6 +86,18 @@ def seconds_above_zero(seconds: float | None) -> float | None:
     return seconds
 
 
+WaitRedisOption = Annotated[
+    float | None,
+    typer.Option(
+        "--wait-redis",
+        metavar="SECONDS",
+        help="Exit with 3 if Redis cannot be used within this time after the start; default: keep trying.",
+        callback=seconds_above_zero,
+        show_default=False,
+    ),
+]
+
+
 def _one_line(text: str | None) -> str | None:
     if text is not None and (len(text) > LONGEST_TEXT or not text.isprintable()):
         raise typer.BadParameter(f"must be one line of at most {LONGEST_TEXT} printable characters")

@@ -7,7 +7,7 @@ import functools
 import logging
 import os
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 import typer
 
@@ -19,8 +19,8 @@ from shared_registry.cli.options import (
     JsonOption,
     NamespaceOption,
     RedisOption,
+    WaitRedisOption,
     given,
-    seconds_above_zero,
 )
 from shared_registry.cli.serving_loop import serving_loop_factory
 from shared_registry.config import RouterConfig
@@ -43,16 +43,7 @@ def probe(
     context: typer.Context,
     *,
     config: ConfigOption = None,
-    wait_redis: Annotated[
-        float | None,
-        typer.Option(
-            "--wait-redis",
-            metavar="SECONDS",
-            help="Exit with 3 if Redis cannot be used within this time after the start; default: keep trying.",
-            callback=seconds_above_zero,
-            show_default=False,
-        ),
-    ] = None,
+    wait_redis: WaitRedisOption = None,
     redis: RedisOption = None,
     namespace: NamespaceOption = None,
     as_json: JsonOption = False,

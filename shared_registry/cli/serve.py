@@ -20,8 +20,8 @@ from shared_registry.cli.options import (
     JsonOption,
     NamespaceOption,
     RedisOption,
+    WaitRedisOption,
     given,
-    seconds_above_zero,
 )
 from shared_registry.cli.serving_loop import serving_loop_factory
 from shared_registry.config import RouterConfig
@@ -56,16 +56,7 @@ def serve(
         bool,
         typer.Option("--never-lead", help="Never become the leader; others, such as `probe`, must. See may_lead."),
     ] = False,
-    wait_redis: Annotated[
-        float | None,
-        typer.Option(
-            "--wait-redis",
-            metavar="SECONDS",
-            help="Exit with 3 if Redis cannot be used within this time after the start; default: keep trying.",
-            callback=seconds_above_zero,
-            show_default=False,
-        ),
-    ] = None,
+    wait_redis: WaitRedisOption = None,
     redis: RedisOption = None,
     namespace: NamespaceOption = None,
     as_json: JsonOption = False,
