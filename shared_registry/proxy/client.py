@@ -172,7 +172,9 @@ class ClientConnection(asyncio.Protocol):
                 logger.exception("http: a request could not be processed")
                 self.abort()
             self._refuse(self._refusal)
+            self._begin_first()
             return
+        self._begin_first()
         if self._is_waiting_for_head and not self._is_in_head and self._was_used:
             self._expect_nothing()  # bytes that begin no request, such as empty lines
         if self._incoming is not None or len(self._queue) > 1:
@@ -245,7 +247,6 @@ class ClientConnection(asyncio.Protocol):
         )
         self._target = b""
         self._queue.append(exchange)
-        self._begin_first()
 
     def on_body(self, body: bytes) -> None:
         """Pass on a piece of the body."""
@@ -473,7 +474,6 @@ class ClientConnection(asyncio.Protocol):
         self._early = bytearray()
         self._keep_early(data)
         self._queue.append(exchange)
-        self._begin_first()
 
     def _keep_early(self, data: bytes) -> None:
         """Keep what a client sends after its handshake until another protocol takes over."""

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from shared_registry.model import Replica
     from shared_registry.proxy.access_record import Ended
     from shared_registry.proxy.client import ClientConnection
+    from shared_registry.proxy.live_sessions import LiveSessions
+    from shared_registry.proxy.traffic import KindTraffic, Traffic
 
 KEPT_BYTES = 64 * 1024
 """The most bytes of a request's body that are kept."""
@@ -54,6 +56,13 @@ class Sink(Protocol):
         """Fail if the time limit of the sink has passed."""
 
 
+class Server(Protocol):
+    """Serves a request."""
+
+    def cancel(self) -> object:
+        """Serve it no longer."""
+
+
 class Exchange:
     """One request and its response. All methods are synchronous; what is written is buffered by the transport.
 
@@ -73,7 +82,7 @@ class Exchange:
         is_traced: Whether the request has a trace.
         is_begun: Whether the head of a response was sent. No other response can be sent then.
         is_over: Whether a response was sent whole, or was broken off.
-        task: The task that serves the request; cancelled if the client leaves.
+        server: What serves the request, and is cancelled if the client leaves; `None` before and after that.
         started_at: When the head was received, on the event loop's clock.
         refusal: The answer to send because a limit was exceeded, if the task is cancelled for that.
         record: What the access log and the metrics will tell of the request; `None` if there are none.
@@ -86,6 +95,8 @@ class Exchange:
     __slots__ = (
         "_is_delimited",
         "_kept",
+        "_kind",
+        "_live",
         "_more",
         "_most_kept",
         "_out",
@@ -112,9 +123,9 @@ class Exchange:
         "refusal",
         "request_id",
         "rewrite",
+        "server",
         "started_at",
         "target",
-        "task",
         "version",
     )
 
@@ -151,7 +162,9 @@ class Exchange:
         self.refusal: Answer | None = None
         self.key_name: str | None = None
         self.rewrite: Callable[[Headers], Headers] | None = None
-        self.task: asyncio.Task[None] | None = None
+        self.server: Server | None = None
+        self._live: LiveSessions | None = None
+        self._kind: KindTraffic | None = None
         self.client = client
         self._sink: Sink | None = None
         self._kept: bytearray | None = bytearray()
@@ -320,12 +333,26 @@ class Exchange:
             self._sink.check(now)
 
     def leave(self) -> None:
-        """The client has left, or is to be disconnected: end the task that serves the request."""
-        if self.task is None:
+        """The client has left, or is to be disconnected: end what serves the request."""
+        if self.server is None:
             self.note_end("not_begun")
             self.client.site.end_record(self)
         elif not self.is_over:
-            self.task.cancel()
+            self.server.cancel()
+
+    def count(self, live: LiveSessions, traffic: Traffic) -> None:
+        """Count the request as under way until `uncount()`."""
+        self._live = live
+        self._kind = kind = traffic.websocket if self.is_handshake else traffic.http
+        live.begin()
+        kind.active += 1
+
+    def uncount(self) -> None:
+        """Count the request no longer, if it was counted."""
+        if self._live is not None and self._kind is not None:
+            self._live.end()
+            self._kind.active -= 1
+            self._live = None
 
     def pause_response(self) -> None:
         """The client does not read."""
@@ -342,7 +369,7 @@ class Exchange:
             self._more.set_result(None)
 
     def _end_with(self, refusal: Answer, ended: Ended) -> None:
-        """Cancel the task in the next turn of the event loop: a task that has not begun could not answer any more."""
+        """End the request in the next turn of the event loop: a task that has not begun could not answer any more."""
         if self.refusal is None:
             self.refusal = refusal
             self.note_end(ended, error=None if self.is_begun else refusal.error)
