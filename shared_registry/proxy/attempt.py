@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from shared_registry.http1.connection import ReplicaConnection, ReplicaSilent
-from shared_registry.http1.fields import Headers, request_head
+from shared_registry.http1.fields import Headers
 from shared_registry.http1.response import ReplicaBroke
 from shared_registry.proxy import headers
 from shared_registry.proxy.connections import ReplicaConnections
@@ -75,7 +75,7 @@ class Attempt:
         if exchange.record is not None:
             exchange.note_replica(replica, key)
         self.slot = slot
-        self.head = request_head(exchange.method, exchange.target, exchange.for_replica(replica.url))
+        self.head = exchange.head_for_replica(replica.url)
         self.send = exchange.send
         self.flush = exchange.flush
         self.end = exchange.end

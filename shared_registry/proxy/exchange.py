@@ -15,7 +15,7 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING, Protocol
 from urllib.parse import urlsplit
 
-from shared_registry.http1.fields import WITHOUT_BODY, Headers, name_of
+from shared_registry.http1.fields import WITHOUT_BODY, Headers, name_of, request_head
 from shared_registry.proxy import forwarding, headers
 from shared_registry.proxy.answers import NO_REFUSALS, Answer, error_answer
 
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from shared_registry.proxy.access_record import Ended
     from shared_registry.proxy.client import ClientConnection
     from shared_registry.proxy.live_sessions import LiveSessions
+    from shared_registry.proxy.request_head import RequestHead
     from shared_registry.proxy.traffic import KindTraffic, Traffic
 
 KEPT_BYTES = 64 * 1024
@@ -86,6 +87,7 @@ class Exchange:
         started_at: When the head was received, on the event loop's clock.
         refusal: The answer to send because a limit was exceeded, if the task is cancelled for that.
         record: What the access log and the metrics will tell of the request; `None` if there are none.
+        head: The request's headers as they were received, with what a replica is sent of them.
         bytes_in: The bytes that were received of the body, or of the session's frames.
         bytes_out: The bytes that were sent of the response's body, or of the session's frames.
         rewrite: Changes the headers of any response; `None` if they stay as they are.
@@ -110,6 +112,7 @@ class Exchange:
         "client",
         "fields",
         "has_body",
+        "head",
         "is_begun",
         "is_chunked",
         "is_handshake",
@@ -161,6 +164,7 @@ class Exchange:
         self.is_begun = self.is_over = False
         self.refusal: Answer | None = None
         self.key_name: str | None = None
+        self.head: RequestHead | None = None
         self.rewrite: Callable[[Headers], Headers] | None = None
         self.server: Server | None = None
         self._live: LiveSessions | None = None
@@ -516,6 +520,17 @@ class Exchange:
             self.client.reset()
         else:
             self.client.close()
+
+    def head_for_replica(self, url: str) -> bytes:
+        """Return the head to send to the replica; see `for_replica`."""
+        head, client = self.head, self.client
+        if head is not None and head.fields is self.fields and not self.is_traced:
+            known = head.for_replica(
+                self.method, self.target, self.request_id, client=client.address, scheme=client.scheme
+            )
+            if known is not None:
+                return known
+        return request_head(self.method, self.target, self.for_replica(url))
 
     def for_replica(self, url: str) -> list[tuple[bytes, bytes]]:
         """Return the headers to send to the replica.
