@@ -102,11 +102,12 @@ class Attempt:
             return
         while True:
             connection = await parts.connections.take(self.slot.replica)
-            self._note_reached()
             error: Exception | None = None
             try:
+                self._note_reached()
                 await parts.placement.unless_lost(self.slot, connection.exchange(self._exchange, self.head, self))
             except Exception as failure:  # noqa: BLE001  it is raised again if it is no outcome
+                connection.abort()
                 error = failure
             if self._is_settled(connection, error):
                 return
@@ -125,12 +126,13 @@ class Attempt:
         connection = self._parts.connections.take_idle(self.slot.replica)
         if connection is None:
             return False
-        self._note_reached()
         self._connection = connection
         self._go_on = go_on
         try:
+            self._note_reached()
             connection.begin(self._exchange, self.head, self, self._ended)
         except Exception as error:  # noqa: BLE001  `run()` raises it
+            connection.abort()
             self._error = error
             return False
         self._parts.serving.leave_to(self._exchange, self)
