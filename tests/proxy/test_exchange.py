@@ -216,7 +216,6 @@ async def test_a_request_cut_anywhere_is_answered_alike(request_bytes: bytes) ->
     in_bytes = await outcome(*(request_bytes[at : at + 1] for at in range(len(request_bytes))))
     # A request begins when the packet is read that has its head: not at all if what follows in that packet is refused,
     # and what is refused after it gets no answer of its own while it is under way.
-    assert in_bytes[0].startswith(whole[0])
     assert in_bytes[2][: len(whole[2])] == whole[2]
     for cut in range(1, len(request_bytes)):
         assert await outcome(request_bytes[:cut], request_bytes[cut:]) in (whole, in_bytes), request_bytes[:cut]
