@@ -69,7 +69,9 @@ shared-registry status --json
 """
     done = run_as_reader(script)
     assert done.returncode == 0, done.stdout
-    assert "gpu-7 http://127.0.0.1:8000: draining, no sessions" in shown_after("drain", done.stdout)
+    drained = shown_after("drain", done.stdout)
+    assert "gpu-7 http://127.0.0.1:8000: draining\n" in drained
+    assert "0 sessions left\n" in drained
     assert "gpu-7 http://127.0.0.1:8000: enabled" in shown_after("enable", done.stdout)
     assert re.search(r"gpu-7 .* announced .* gpu-7", shown_after("wide", done.stdout)), done.stdout
     assert "127.0.0.1:8000" not in shown_after("left", done.stdout)
