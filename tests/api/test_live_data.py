@@ -123,8 +123,8 @@ async def test_the_last_hour_is_bounded() -> None:
 
 async def test_changes_of_status_count_for_half_an_hour() -> None:
     history = History()
-    for since in range(7):
-        history.note_status("a", since, float(since))
+    for at in range(1, 7):
+        history.note_change("a", float(at))
     assert history.flaps("a", 6.0) == 6
     assert history.flaps("a", 1803.5) == 3
     assert history.flaps("a", 9000.0) == history.flaps("b", 0.0) == 0
