@@ -112,7 +112,7 @@ class Holder:
 
         Redis removes them when their last session ends, but for sessions that ended before Redis had the replica back.
         """
-        drains = [one.key for one in self._mirror.view.all() if one.record.removes_when_drained]
+        drains = self._mirror.view.to_be_removed
         used = {lease.replica.key for lease in self._ledger.held.values()} if drains else ()
         return [key for key in drains if key not in used]
 

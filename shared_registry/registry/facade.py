@@ -444,7 +444,9 @@ class SharedReplicaRegistry(RegistryReads, RegistryChanges, RegistryReload):
         self._outcomes.is_shared = True
         try:
             self._parts.news.start()
-            with self._mirror.subscribed(self._parts.news.notice, self._outcomes.notice, self._parts.membership.notice):
+            news, membership = self._parts.news, self._parts.membership
+            listeners = (news.notice, self._outcomes.notice, membership.notice)
+            with self._mirror.subscribed(*listeners, prepare=news.prepare):
                 async with asyncio.TaskGroup() as group:
                     self._begin_tasks(group)
         finally:

@@ -246,6 +246,7 @@ class bounded:  # noqa: N801  reads as a statement: `async with bounded(1.0): â€
         lane: Lane | None = None,
         patience_seconds: float | None = None,
         failover: Failover | None = None,
+        quiet_seconds: float = 0.0,
     ) -> None:
         """Prepare one use.
 
@@ -254,11 +255,14 @@ class bounded:  # noqa: N801  reads as a statement: `async with bounded(1.0): â€
             lane: The lane in which the block waits for its turn. It must have been made with the same time.
             patience_seconds: How long to wait for the turn; `None` for as long as Redis answers.
             failover: Renews connections before the block if necessary, and records how the block ended.
+            quiet_seconds: How long the server does not answer if it has nothing to say. Without a lane.
         """
         self._seconds = seconds
         self._lane = lane
         self._patience_seconds = patience_seconds
-        self._alarm = SharedAlarm(seconds) if lane is None else lane.alarm
+        self._alarm = (
+            SharedAlarm(seconds, quiet_seconds=quiet_seconds, is_shared=False) if lane is None else lane.alarm
+        )
         self._is_late = False
         self._failover = failover
         self._answers = self._sweeps = 0
