@@ -36,7 +36,7 @@ from shared_registry.model import (
 from shared_registry.probing import HttpProbe, HttpProber, ProbeOutcome, guarded
 from shared_registry.probing.listeners import ProbeListeners
 from shared_registry.probing.peer import KnownReplicas
-from shared_registry.probing.prober import WarmProbe
+from shared_registry.probing.prober import PromptProbe
 
 LONGEST_WAIT_SECONDS = 1.0
 GATHER_SECONDS = 0.02
@@ -83,7 +83,7 @@ class _Begun:
     record: ReplicaRecord
     mandate: Mandate
     url: str
-    warm: WarmProbe | None = None
+    prompt: PromptProbe | None = None
 
 
 class HealthLoop:
@@ -131,7 +131,7 @@ class HealthLoop:
         self._is_running = False
         self._wake = asyncio.Event()
         self._waits_until = math.inf
-        self._warm: set[WarmProbe] = set()
+        self._prompt: set[PromptProbe] = set()
         self._free = settings.concurrency
         self._effort = 0
         self._broken: Exception | None = None
@@ -238,9 +238,9 @@ class HealthLoop:
                     due = max(due, self._clock.monotonic() + GATHER_SECONDS)
                 await self._wait_until(due)
         finally:
-            for probe in self._warm:
+            for probe in self._prompt:
                 probe.cancel()
-            self._warm.clear()
+            self._prompt.clear()
 
     def _complain(self, authority: Authority, schedule: Schedule) -> None:
         """Stand aside if this router is not fit to probe for all."""
@@ -269,7 +269,7 @@ class HealthLoop:
         return has_begun
 
     def _begin(self, run: _Run, key: str) -> None:
-        """Begin a probe, over the kept connection if there is one that may vouch for the replica."""
+        """Begin a probe, without a task if possible, and over the kept connection if that may vouch for the replica."""
         record = self._replicas.record(key)
         if record is None or not record.is_probed or not run.authority.covers(key):  # changed since it became due
             run.schedule.put_back(key, due=self._clock.monotonic() + self._settings.fast_interval_seconds)
@@ -281,20 +281,21 @@ class HealthLoop:
         self._needs_fresh.discard(key)
         begun = _Begun(record, run.authority.mandate, self._url(record))
         self._free -= 1
-        warm = None
-        if not is_fresh and isinstance(self._probe, HttpProber):
-            ended = functools.partial(self._warm_ended, run, begun)
-            warm = begun.warm = self._probe.begin(begun.url, timeout=self._settings.timeout_seconds, ended=ended)
+        prompt = None
+        if isinstance(self._probe, HttpProber):
+            ended = functools.partial(self._prompt_ended, run, begun)
+            timeout = self._settings.timeout_seconds
+            prompt = begun.prompt = self._probe.begin(begun.url, timeout=timeout, ended=ended, fresh=is_fresh)
         self._effort -= 1
-        if warm is not None:
-            self._warm.add(warm)
+        if prompt is not None:
+            self._prompt.add(prompt)
         else:
             self._effort -= TASK_EFFORT
             run.group.create_task(self._ask(run, begun, fresh=is_fresh))
 
-    def _warm_ended(self, run: _Run, begun: _Begun, outcome: ProbeOutcome | float) -> None:
-        if begun.warm is not None:
-            self._warm.discard(begun.warm)
+    def _prompt_ended(self, run: _Run, begun: _Begun, outcome: ProbeOutcome | float) -> None:
+        if begun.prompt is not None:
+            self._prompt.discard(begun.prompt)
         if isinstance(outcome, float):
             run.group.create_task(self._ask(run, begun, fresh=True, spent=outcome))
             return
