@@ -133,14 +133,16 @@ class KeptConnection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Read the response, or a piece of it."""
-        if self._ended is None:
+        ended = self._ended
+        if ended is None:
             self.abort()  # nothing was requested
             return
         if not self.has_received:
             self.has_received = True
             plain = read_plain(data) if self._request.method != "HEAD" else None
             if plain is not None:
-                self._end(Response(*plain))
+                self._ended = None
+                ended(Response(*plain))
                 return
             self._received, self._reader = Received(), ResponseReader()
             self._reader.begin(self._received, is_head_request=self._request.method == "HEAD", is_upgrade=False)

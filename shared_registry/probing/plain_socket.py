@@ -157,8 +157,23 @@ class PlainSocket:
         """Do what the socket is ready for."""
         if not self._is_open or self._unsent:
             self._send_rest()
-        if events & _READABLE:
-            self._receive(has_ended=bool(events & _ENDED))
+        opened = self._socket
+        if not events & _READABLE or opened is None:
+            return
+        try:
+            data = opened.recv(READ_BYTES)
+        except BlockingIOError:
+            return
+        except OSError as error:
+            self._lose(error)
+            return
+        if data:
+            self._protocol.data_received(data)
+            if len(data) == READ_BYTES or events & _ENDED:  # otherwise more comes with another event
+                self.serve(events)
+        else:
+            self._protocol.eof_received()
+            self._lose(None)
 
     def _send_rest(self) -> None:
         """Send what waits. The first attempt shows whether the connection could be established."""
@@ -175,23 +190,6 @@ class PlainSocket:
         if not self._is_open:
             self._is_open = True
             self._protocol.connection_made(cast("asyncio.Transport", self))
-
-    def _receive(self, *, has_ended: bool) -> None:
-        while self._socket is not None:
-            try:
-                data = self._socket.recv(READ_BYTES)
-            except BlockingIOError:
-                return
-            except OSError as error:
-                self._lose(error)
-                return
-            if not data:
-                self._protocol.eof_received()
-                self._lose(None)
-                return
-            self._protocol.data_received(data)
-            if len(data) < READ_BYTES and not has_ended:
-                return  # there is no more, or there will be another event
 
     def _lose(self, error: Exception | None) -> None:
         if self._socket is None:

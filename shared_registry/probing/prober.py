@@ -147,7 +147,7 @@ ProbeEnded = Callable[[ProbeOutcome | float], None]
 
 
 class PromptProbe(Limit):
-    """A probe without a task. Only `cancel` is for others than the prober."""
+    """A probe without a task. Only `cancel` and `opens_connection` are for others than the prober."""
 
     __slots__ = ("_ended", "_mismatch", "_release", "_started", "_timeout", "kept", "origin")
 
@@ -170,6 +170,11 @@ class PromptProbe(Limit):
         self._ended = ended
         self._started = time.perf_counter()
 
+    @property
+    def opens_connection(self) -> bool:
+        """Whether it opens its connection."""
+        return self.kept.exchanges == 1
+
     def cancel(self) -> None:
         """Give the probe up, and close its connection."""
         self._release(self, False)  # noqa: FBT003  the connection is not kept
@@ -181,25 +186,22 @@ class PromptProbe(Limit):
 
     def answered(self, found: Response | ProbeFailure | OwnTrouble) -> None:
         """End it, because its exchange has ended."""
-        if isinstance(found, Response):
+        if type(found) is Response:
             self._end(self._mismatch(found))
         elif isinstance(found, Unanswered) and self.kept.exchanges > 1:
             self.cancel()
             self._ended(time.perf_counter() - self._started)
         elif isinstance(found, OwnTrouble):
             self.cancel()
-            self._ended(ProbeOutcome(self._duration_ms(), trouble=found))
+            self._ended(ProbeOutcome((time.perf_counter() - self._started) * 1000, trouble=found))
         else:
             self._end(one_line(str(found)))
 
     def _end(self, error: str | None) -> None:
         self._release(self, error is None)
         origin = self.origin
-        self._ended(ProbeOutcome(self._duration_ms(), error, None, origin.address, origin.looked_up_at))
-
-    def _duration_ms(self) -> float:
-        return (time.perf_counter() - self._started) * 1000
-
+        duration_ms = (time.perf_counter() - self._started) * 1000
+        self._ended(ProbeOutcome(duration_ms, error, None, origin.address, origin.looked_up_at))
 
 class HttpProber:
     """The default `HttpProbe`: `async with HttpProber(config) as prober: await prober(url, timeout=2.0)`.
@@ -238,6 +240,7 @@ class HttpProber:
         self._sockets = PlainSockets() if has_plain_sockets() else None
         self._under_way = Wheel()
         self._turning: asyncio.TimerHandle | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None  # to ask for it anew costs a system call
         self._has_descriptors_until = -math.inf
         self._is_closed = False
 
@@ -355,18 +358,21 @@ class HttpProber:
             origin, target = self._known.get(url) or self._recognize(url)
         except ConfigError:
             return None
-        if origin.turn.is_taken:
+        if not origin.turn.try_take():
             return None
-        kept = None if fresh or not self._is_where_its_name_is(origin) else self._kept(origin)
-        kept = kept or self._dial(origin, fresh=fresh)
-        if kept is None or not origin.turn.try_take():
-            return None
+        kept = None if fresh or (origin.is_named and not self._is_where_its_name_is(origin)) else self._kept(origin)
+        if kept is None:
+            kept = self._dial(origin, fresh=fresh)
+            if kept is None:
+                origin.turn.give_back()
+                return None
         mismatch = self._expectations.mismatch
         probe = PromptProbe(origin, kept, timeout, mismatch=mismatch, release=self._release, ended=ended)
-        loop = asyncio.get_running_loop()
-        self._under_way.add(probe, timeout, now=loop.time())
+        if self._loop is None:
+            self._loop = asyncio.get_running_loop()
+        self._under_way.add(probe, timeout, now=self._loop.time())
         if self._turning is None:
-            self._turning = loop.call_at(self._under_way.next_turn, self._turn, loop)
+            self._turning = self._loop.call_at(self._under_way.next_turn, self._turn, self._loop)
         kept.begin(self._request(origin, target).packed, probe.answered)
         return probe
 
@@ -392,7 +398,7 @@ class HttpProber:
 
     def _is_where_its_name_is(self, origin: _Origin) -> bool:
         """Return whether the kept connection leads to an address of its name, as far as that is known now."""
-        return not origin.is_named or origin.address in self._names.recent(origin.host, LOOKUP_AGAIN_SECONDS)
+        return origin.address in self._names.recent(origin.host, LOOKUP_AGAIN_SECONDS)
 
     def _turn(self, loop: asyncio.AbstractEventLoop) -> None:
         """End the probes without a task whose time is over."""
@@ -405,11 +411,12 @@ class HttpProber:
         """End a probe without a task."""
         origin, kept = probe.origin, probe.kept
         self._under_way.discard(probe)
+        is_kept = is_kept and kept.is_idle and self._origins.get(origin.key) is origin
         if is_kept and kept.exchanges == 1:
             is_kept = self._budget.has_room
-            if is_kept and kept.is_idle:
+            if is_kept:
                 kept.count_in(self._budget)
-        if not is_kept or not kept.is_idle or self._origins.get(origin.key) is not origin:
+        if not is_kept:
             origin.hang_up()
         origin.turn.give_back()
 
