@@ -448,9 +448,9 @@ class HealthLoop:
             self._listeners.on_reach(record.key, True)  # noqa: FBT003  the state to set
         elif outcome.trouble is None and self._is_handed_over(record):
             self._listeners.on_reach(record.key, False)  # noqa: FBT003  the state to set
-        is_healthy = record.health.status is ReplicaStatus.HEALTHY
-        self._local_health.note(record.key, outcome.trouble, is_healthy=is_healthy)
-        if self._local_health.complaint(replicas, now=self._clock.monotonic()) is not None:
+        health = self._local_health
+        health.note(record.key, outcome.trouble, is_healthy=record.health.status is ReplicaStatus.HEALTHY)
+        if health.may_complain and health.complaint(replicas, now=self._clock.monotonic()) is not None:
             self._wake.set()
 
     def _is_handed_over(self, record: ReplicaRecord) -> bool:
