@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import functools
 import logging
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -32,7 +31,8 @@ from shared_registry.proxy.placement import SessionPlacement
 from shared_registry.proxy.remembered import Remembered
 from shared_registry.proxy.routes import Routes
 from shared_registry.proxy.serving import InTask, Serving
-from shared_registry.proxy.status import Queue, not_ready_reason, replicas_json, status_document
+from shared_registry.proxy.shown_replicas import ShownReplicas
+from shared_registry.proxy.status import Queue, not_ready_reason, status_document
 from shared_registry.proxy.traffic import Traffic
 from shared_registry.proxy.websocket import WebSocketProxy
 from shared_registry.registry.facade import SharedReplicaRegistry
@@ -41,7 +41,11 @@ from shared_registry.store.redis_url import mask_redis_url
 RETRY_SECONDS = 5.0
 """The pause before a pool that could not be joined is tried again, while the router serves others."""
 REFRESH_SECONDS = 0.1
-"""How long `/status` waits for what is read from Redis. Of thousands of replicas the next call shows it."""
+"""How long `/status` waits for what is read from Redis."""
+MOST_REFRESHED_FIRST = 2000
+"""For how many replicas `/status` waits. Of more the next call shows it."""
+REFRESHED_AFTER_SECONDS = 0.3
+"""How long after such a call they are read. Meanwhile its answer, of megabytes, has the event loop."""
 logger = logging.getLogger(__name__)
 
 
@@ -90,7 +94,8 @@ class Pool:
         self._opening = Opening(self.registry)
         self._placement = SessionPlacement(self.registry, self._opening, self.traffic)
         self._dispatcher = Dispatcher(self._placement, self._reports, self.traffic)
-        self._replicas = Remembered(functools.partial(replicas_json, self.registry), seconds=0.0)
+        self._replicas = Remembered(ShownReplicas(self.registry).pieces, seconds=0.0)
+        self._is_refresh_due = asyncio.Event()
         self._depth = Remembered(self.registry.queue_depth, seconds=config.refresh_seconds)
         self._configure(config)
 
@@ -166,6 +171,7 @@ class Pool:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self._take_part(wait_seconds, on_joined))
                 tasks.create_task(self._reports.run())
+                tasks.create_task(self._refresh_later())
                 tasks.create_task(self.connections.sweep())
         finally:
             self.connections.close()
@@ -188,15 +194,28 @@ class Pool:
             more: What the body has besides.
         """
         depth = None
+        is_large = len(self.registry.all()) > MOST_REFRESHED_FIRST
         if self.registry.is_started:
             with contextlib.suppress(StoreError, TimeoutError):  # the document contains the ages of the view
                 depth = await self._depth.get()
-                async with asyncio.timeout(REFRESH_SECONDS):
-                    await self.registry.refresh()
+                if is_large:
+                    self._is_refresh_due.set()
+                else:
+                    async with asyncio.timeout(REFRESH_SECONDS):
+                        await self.registry.refresh()
         replicas = await self._replicas.get()
         queue = Queue(depth, self._placement.waiting)
         rest = status_document(self.registry, url=self._url, live_sessions=self._live.count, queue=queue)
         return [b'{"replicas":[', *replicas, f"],{as_json({**rest, **more})[1:]}".encode()]
+
+    async def _refresh_later(self) -> None:
+        """Read what `/status` shows of a large fleet, some time after each call, until cancelled."""
+        while True:
+            await self._is_refresh_due.wait()
+            await asyncio.sleep(REFRESHED_AFTER_SECONDS)
+            self._is_refresh_due.clear()
+            with contextlib.suppress(RegistryError):
+                await self.registry.refresh()
 
     async def _take_part(self, wait_seconds: float | None, on_joined: Callable[[], None]) -> None:
         about = {"namespace": self.config.namespace} | ({"pool": self.name} if self.name else {})
