@@ -89,6 +89,7 @@ class AdminServer:
                 server.stop()
                 await asyncio.wait([serving], timeout=STOP_SECONDS + MARGIN_SECONDS)
                 serving.cancel()
+                await server.end_answers()
 
 
 class _QuietUvicorn(uvicorn.Server):
@@ -105,6 +106,15 @@ class _QuietUvicorn(uvicorn.Server):
         """Ask the server to end."""
         self.should_exit = True
         self._stopping.set()
+
+    async def end_answers(self) -> None:
+        """End what still answers. On a busy machine, the server may have been cancelled before it did so."""
+        for connection in tuple(self.server_state.connections):
+            connection.transport.abort()
+        if answers := set(self.server_state.tasks):
+            _, pending = await asyncio.wait(answers, timeout=TICK_SECONDS)
+            for task in pending:
+                task.cancel()
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:

@@ -126,9 +126,7 @@ class Holder:
         was_taken_since = self._outage.degraded.give_back(lease.id)
         lease_id, ledger = lease.id, self._ledger
         try:
-            await self._store.release(
-                lease_id, affinity_seconds=self._affinity_seconds, on_end=lambda: ledger.end(lease_id)
-            )
+            await self._store.release(lease_id, affinity_seconds=self._affinity_seconds, on_end=ledger.end)
         except StoreError as error:
             ledger.fail_to_end(lease_id)
             self._outage.note_failure(error)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from shared_registry.aio.log_fields import logging_about
@@ -30,6 +30,7 @@ from shared_registry.proxy.outcomes import OutcomeReports
 from shared_registry.proxy.placement import SessionPlacement
 from shared_registry.proxy.remembered import Remembered
 from shared_registry.proxy.routes import Routes
+from shared_registry.proxy.serving import InTask, Serving
 from shared_registry.proxy.shown_replicas import ShownReplicas
 from shared_registry.proxy.status import Queue, not_ready_reason, status_document
 from shared_registry.proxy.traffic import Traffic
@@ -60,7 +61,14 @@ class Pool:
     """
 
     def __init__(
-        self, config: RouterConfig, *, name: str, url: str, descriptors: Descriptors, live: LiveSessions
+        self,
+        config: RouterConfig,
+        *,
+        name: str,
+        url: str,
+        descriptors: Descriptors,
+        live: LiveSessions,
+        serving: Serving,
     ) -> None:
         """Create the pool. It connects to nothing before `run()`.
 
@@ -70,6 +78,7 @@ class Pool:
             url: The url at which the router serves, shown to operators.
             descriptors: The descriptors of the router.
             live: Counts the sessions of the router.
+            serving: The requests of the router.
         """
         self.name = name
         self.registry = SharedReplicaRegistry(config, health_checks=False, url=url)
@@ -79,11 +88,12 @@ class Pool:
         )
         self._url = url
         self._live = LiveSessions(live)
+        self._serving = serving
         self._stopping = asyncio.Event()
         self._reports = OutcomeReports(self.registry, self.traffic)
         self._opening = Opening(self.registry)
         self._placement = SessionPlacement(self.registry, self._opening, self.traffic)
-        self._dispatcher = Dispatcher(self._placement, self._reports, self._live, self.traffic)
+        self._dispatcher = Dispatcher(self._placement, self._reports, self.traffic)
         self._replicas = Remembered(ShownReplicas(self.registry).pieces, seconds=0.0)
         self._is_refresh_due = asyncio.Event()
         self._depth = Remembered(self.registry.queue_depth, seconds=config.refresh_seconds)
@@ -94,7 +104,7 @@ class Pool:
         self.config = config
         self._placement.configure(config.on_lost, queue_timeout_seconds=config.queue_timeout_seconds)
         parts = (config, self._dispatcher, self._placement, self.connections, self._reports)
-        self._http = HttpProxy(*parts)
+        self._http = HttpProxy(*parts, self._serving)
         self._websocket = WebSocketProxy(*parts)
         self._routes = Routes(config.routes, placement=config.placement)
 
@@ -109,12 +119,16 @@ class Pool:
         self._configure(result.config)
         return result
 
-    def serve(self, exchange: Exchange, path: bytes) -> Awaitable[None]:
-        """Return what serves a request, or a WebSocket session. It is cancelled if the client leaves.
+    def begin(self, exchange: Exchange, path: bytes, *, has_task: bool = False) -> InTask | None:
+        """Begin to serve a request, or a WebSocket session.
 
         Args:
             exchange: The request.
             path: Its path in the normal form.
+            has_task: Whether it has a task already.
+
+        Returns:
+            What serves it in a task; `None` if it was answered, or is being served.
         """
         place = self._routes.place(exchange.method, path, is_websocket=exchange.is_handshake)
         if (record := exchange.record) is not None:
@@ -122,9 +136,12 @@ class Pool:
             if record.traffic is not None:
                 record.traffic = self.traffic
         if place == "none":
-            return _not_allowed(exchange)
-        proxy = self._websocket if exchange.is_handshake else self._http
-        return proxy.serve(exchange, takes_slot=place == "lease")
+            exchange.answer(_NOT_ALLOWED)
+            return None
+        exchange.count(self._live, self.traffic)
+        if exchange.is_handshake:
+            return functools.partial(self._websocket.serve, exchange, takes_slot=place == "lease")
+        return self._http.begin(exchange, takes_slot=place == "lease", has_task=has_task)
 
     def begin_opening(self) -> None:
         """Hold sessions from now on until the pool opens."""
@@ -248,7 +265,3 @@ class Pool:
 _NOT_ALLOWED = error_answer(
     403, "not_allowed", "this router passes on no request for this path: see its setting routes"
 )
-
-
-async def _not_allowed(exchange: Exchange) -> None:
-    exchange.answer(_NOT_ALLOWED)

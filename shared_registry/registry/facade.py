@@ -233,10 +233,13 @@ class SharedReplicaRegistry(RegistryReads, RegistryChanges, RegistryReload):
         self._expect_started()
         if not 0 <= timeout < math.inf:
             raise UsageError(f"timeout: must be 0 or more seconds, and finite, got {timeout!r}")
-        attempts = attempts_of(exclude, self._view, again_after=again_after) if exclude or again_after else NO_ATTEMPTS
+        avoided, attempts = self._view.cooling, NO_ATTEMPTS
+        if exclude or again_after:
+            attempts = attempts_of(exclude, self._view, again_after=again_after)
+            avoided = avoided.difference(attempts.excluded)
         return await self._parts.placement.acquirer.acquire(
             session,
-            avoided=self._view.cooling.difference(attempts.excluded),
+            avoided=avoided,
             attempts=attempts,
             timeout_seconds=timeout,
             on_position=on_position,

@@ -90,6 +90,15 @@ class Lane:
                 return
         self._free += 1
 
+    def leave_answered(self) -> None:
+        """Record that a call got a reply, and give its place to the next one, or free it."""
+        self.replies += 1
+        self._failures = 0
+        if self._waiting:
+            self.leave()
+        else:
+            self._free += 1
+
     def answered(self) -> None:
         """Record that a call got a reply."""
         self.replies += 1

@@ -289,10 +289,11 @@ class Reader(LeaseReader, FigureReader):
             async with self._channel.bounded():
                 pipeline = self._commands.pipeline(transaction=False)
                 for url in chunk:
-                    pipeline.hget(self._keys.replica(url), "restored_from")
-                origins = await pipeline.execute(raise_on_error=False)  # a malformed one is harmless
-            for url, origin in zip(chunk, origins, strict=True):
-                removals[url] = Removal(revision, origin if isinstance(origin, str) else "")
+                    pipeline.hmget(self._keys.replica(url), "restored_from", "removed_instance")
+                found = await pipeline.execute(raise_on_error=False)  # a malformed one is harmless
+            for url, texts in zip(chunk, found, strict=True):
+                origin, instance = texts if isinstance(texts, list) else ("", "")
+                removals[url] = Removal(revision, origin or "", instance=instance or "")
         return removals
 
     async def events(self, *, after: str, count: int = ENTRIES_AT_ONCE) -> list[Event]:
