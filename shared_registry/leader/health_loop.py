@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import functools
 import math
 import random
 from collections.abc import Callable, Sequence
