@@ -2,12 +2,12 @@
 -- late results are dropped. The tombstone stays until an operator registers the replica again.
 -- With `when_drained` 1 and sessions on it, the replica drains; the call that ends its last session removes it.
 --
--- KEYS    meta replicas removed replica_prefix ready_primary ready_secondary full spare_primary spare_secondary
---         spare_answered events
+-- KEYS    meta replicas removed announced replica_prefix ready_primary ready_secondary full spare_primary
+--         spare_secondary spare_answered events
 -- ARGV    replica_url incarnation router by reason when_drained
 -- RETURNS removed|draining, event  |  not_found  |  wrong_type …|wrong_schema …
--- WRITES  meta replicas removed replica_prefix ready_primary ready_secondary full spare_primary spare_secondary
---         spare_answered events
+-- WRITES  meta replicas removed announced replica_prefix ready_primary ready_secondary full spare_primary
+--         spare_secondary spare_answered events
 -- COST    O(log replicas)
 
 -- include lib/keys.lua
@@ -21,14 +21,14 @@ local replica_url, incarnation, router, by, reason, when_drained = unpack(ARGV)
 
 local replica = keys.replica_prefix .. replica_url
 local refused = refusal({
-  'replicas', 'removed', 'ready_primary', 'ready_secondary', 'full', 'spare_primary',
+  'replicas', 'removed', 'announced', 'ready_primary', 'ready_secondary', 'full', 'spare_primary',
   'spare_secondary', 'spare_answered', 'events',
 }, {replica, 'hash'})
 if refused then
   return refused
 end
 local stored = redis.call('HMGET', replica, 'incarnation', 'admin', 'in_flight', 'removes_when_drained',
-  'withdrawn_at_ms', 'source')
+  'withdrawn_at_ms', 'source', 'instance')
 if stored[1] ~= incarnation or stored[2] == 'removed' then
   return {'not_found'}
 end
@@ -42,6 +42,12 @@ end
 if is_withdrawn_by_source then
   -- What an operator removes stays removed, although its source of discovery does not have it either.
   redis.call('HDEL', replica, 'withdrawn_at_ms')
+end
+if stored[6] == 'announced' then
+  if is_drained then
+    redis.call('ZREM', keys.announced, replica_url) -- otherwise it would count among those that are silent
+  end
+  redis.call('HSET', replica, 'removed_instance', stored[7] or '')
 end
 if is_drained then
   -- Of an announced replica: what an operator removes is not gone by itself.

@@ -61,8 +61,6 @@
 local EXPIRED_LIMIT = 16
 local FORGOTTEN_MS = 3600000
 local RETURNED_AT_ONCE = 5
--- Routers send heartbeats every second while replicas are announced. A gap of this length is an outage for these.
-local ANNOUNCEMENTS_GAP_MS = 2500
 local FIRST_URL = 23
 local COMPARED = 64
 -- Redis keeps a small hash as a list, which it searches from its start for each field. A value of this length makes it
@@ -98,7 +96,7 @@ local heartbeats = redis.call('HMGET', keys.meta, 'heartbeat_at_ms', 'reap_after
   'announcements_resumed_at_ms')
 local last_heartbeat, reap_after = stored_number(heartbeats[1]), stored_number(heartbeats[2], 0)
 local announcements_resumed = math.min(stored_number(heartbeats[4], 0), now_ms)
-if (not last_heartbeat or last_heartbeat > now_ms or now_ms - last_heartbeat > ANNOUNCEMENTS_GAP_MS)
+if (not last_heartbeat or is_outage(last_heartbeat, now_ms))
   and redis.call('ZCARD', keys.announced) > 0 then
   announcements_resumed = now_ms
   redis.call('HSET', keys.meta, 'announcements_resumed_at_ms', whole(now_ms))

@@ -92,10 +92,14 @@ end
 -- Returns whether this view may write its entry for a replica that it knows as of the revision `known`.
 -- fields: the known fields of the replica.
 local function may_write(kind, replica, known, fields)
-  local stored = redis.call('HMGET', replica, 'admin', 'restored_from', 'instance')
+  local stored = redis.call('HMGET', replica, 'admin', 'restored_from', 'instance', 'source')
   local admin, restored_from = stored[1], stored[2]
   if admin and admin ~= 'removed' and stored[3] and fields.instance and stored[3] ~= fields.instance then
     return false -- the view has an earlier instance at this url
+  end
+  if kind == 'removed' and admin and admin ~= 'removed' and stored[4] == 'announced'
+    and stored[3] ~= fields.removed_instance then
+    return false -- nobody has removed this instance
   end
   if not admin then
     return kind ~= 'absent'
@@ -174,6 +178,11 @@ end
 local function restore_tombstone(replica, url, entry)
   if redis.call('HEXISTS', replica, 'admin') == 0 then
     redis.call('HSET', replica, 'in_flight', '0', unpack(entry.fields))
+  end
+  local removed_instance = entry.known.removed_instance
+  if removed_instance then
+    redis.call('ZREM', keys.announced, url)
+    redis.call('HSET', replica, 'removed_instance', removed_instance)
   end
   write_tombstone(replica, url, now_ms, 'removed in an earlier history')
 end

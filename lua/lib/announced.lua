@@ -7,6 +7,7 @@
 -- last_heartbeat_at_ms  when the last one came
 -- expired_at_ms         when it was put out of service because none came; absent if it was not
 -- withdrawn_at_ms       when its instance withdrew it; absent if it did not
+-- removed_instance      the instance that an operator removed last; it does not come back, also after another one
 --
 -- `announced` has the time at which each is to be looked at unless a heartbeat comes before. `departing` has those that
 -- are out of service, and then their tombstones, and the time at which they are to be looked at.
@@ -19,15 +20,28 @@
 
 local KEPT_AT_MOST = 1000
 
+-- Returns whether the last heartbeat of any router, at that time, shows an outage or a jump of the clock.
+local is_outage
+do
+  -- Routers send heartbeats every second while replicas are announced. A gap of this length is an outage for these.
+  local ANNOUNCEMENTS_GAP_MS = 2500
+
+  is_outage = function(last_heartbeat_ms, now_ms)
+    return last_heartbeat_ms > now_ms or now_ms - last_heartbeat_ms > ANNOUNCEMENTS_GAP_MS
+  end
+end
+
 -- Returns whether a replica with these values still belongs to the instance that announced it: it has not expired, and
--- a heartbeat came within its time to live, or Redis has not been back for so long after an outage.
+-- a heartbeat came within its time to live, or Redis has not been back for so long after an outage. While the first
+-- router's heartbeat after an outage has not come, nobody's time is over.
 local function is_held(expired_at_ms, ttl_ms, last_heartbeat_at_ms, now_ms)
   local ttl, last = tonumber(ttl_ms or ''), tonumber(last_heartbeat_at_ms or '')
   if expired_at_ms or not ttl or not last then
     return false
   end
-  local resumed_at_ms = stored_number(redis.call('HGET', keys.meta, 'announcements_resumed_at_ms'), 0)
-  return now_ms < math.max(last, resumed_at_ms) + ttl
+  local routers = redis.call('HMGET', keys.meta, 'announcements_resumed_at_ms', 'heartbeat_at_ms')
+  return now_ms < math.max(last, stored_number(routers[1], 0)) + ttl
+    or is_outage(stored_number(routers[2], now_ms), now_ms)
 end
 
 -- Deletes the oldest of the kept admin states.
@@ -107,5 +121,5 @@ local function forget_announcement(replica_key, url)
   redis.call('ZREM', keys.announced, url)
   redis.call('ZREM', keys.departing, url)
   redis.call('HDEL', replica_key, 'owner', 'instance', 'ttl_ms', 'last_heartbeat_at_ms', 'expired_at_ms',
-    'withdrawn_at_ms')
+    'withdrawn_at_ms', 'removed_instance')
 end

@@ -21,7 +21,7 @@ local OPTIONAL = {health_check_path = true, health_check_port = true}
 -- The fields that are read in addition to those of the spec.
 local READ = {
   'incarnation', 'spec_request', 'admin', 'source', 'instance', 'owner', 'expired_at_ms', 'withdrawn_at_ms', 'ttl_ms',
-  'last_heartbeat_at_ms', 'ejected_until_ms', 'order',
+  'last_heartbeat_at_ms', 'ejected_until_ms', 'order', 'removed_instance',
 }
 
 -- Returns the fields of a replica that a registration reads, by name; or nil, and the reply if its key is not a hash.
@@ -67,12 +67,16 @@ local function decide(call, one, stored, now_ms)
   if is_same and stored.withdrawn_at_ms then
     return {'withdrawn'}
   end
-  if is_same and admin == 'removed' and not expired then
+  local is_removed = is_announced and stored.removed_instance == one.given.instance
+  if (is_removed and is_new) or (is_same and admin == 'removed' and not expired) then
     return {'tombstone'} -- an operator has removed this instance
   end
   if is_announced and not is_new and not is_same then
     if is_held(expired, stored.ttl_ms, stored.last_heartbeat_at_ms, now_ms) then
       return {'taken', stored.owner or ''}
+    end
+    if is_removed then
+      return {'tombstone'}
     end
     -- What another machine announces is another replica, of which nothing is known.
     keep_admin_of(keys.replica_prefix .. one.url, one.url)

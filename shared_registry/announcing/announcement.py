@@ -12,6 +12,8 @@ from types import TracebackType
 from typing import Self
 
 from shared_registry.admin.connection import Outsider
+from shared_registry.aio.clock import SystemClock
+from shared_registry.aio.supervise import keep_running
 from shared_registry.config import RouterConfig, validate_endpoint
 from shared_registry.errors import ConfigError, StoreError, UsageError
 from shared_registry.model import ReplicaEndpoint
@@ -94,7 +96,8 @@ class Announcement:
         """Begin to announce."""
         if self._task is not None:
             raise UsageError("an Announcement serves one block; make a new one")
-        self._task = asyncio.create_task(self._run(), name=f"announcement of {self._key}")
+        work = keep_running(f"announcement of {self._key}", self._run, clock=SystemClock(), rng=random.Random())
+        self._task = asyncio.create_task(work, name=f"announcement of {self._key}")
         return self
 
     async def __aexit__(

@@ -71,7 +71,7 @@ def _entries(view: View, revision: str) -> tuple[list[list[str]], list[tuple[str
     records = (replica.record for replica in view.all())
     known = [(it.restored_from, it.revision, restored_entry("replica", it)) for it in records]
     known += [
-        (it.restored_from, it.revision, removed_entry("removed", key, it.restored_from))
+        (it.restored_from, it.revision, removed_entry("removed", key, it.restored_from, it.instance))
         for key, it in sorted(view.removed.items())
         if it.is_lasting
     ]

@@ -316,14 +316,16 @@ class Removal(NamedTuple):
         restored_from: See `ReplicaRecord`.
         is_lasting: Whether an operator removed it. A replica that was withdrawn or expired may come back at any time,
             so its removal is not restored after a loss of history.
+        instance: The instance that an operator removed; empty if the replica was not announced.
     """
 
     revision: str
     restored_from: str = ""
     is_lasting: bool = True
+    instance: str = ""
 
     @classmethod
     def of(cls, record: ReplicaRecord) -> Removal:
         """Return the removal that the record of an event shows."""
         has_left = record.expired_at is not None or record.withdrawn_at is not None
-        return cls(record.revision, record.restored_from, not has_left)
+        return cls(record.revision, record.restored_from, not has_left, record.instance)

@@ -22,7 +22,7 @@ logger = logging.getLogger(__name__)
 
 DRAINS_AT_ONCE = 5
 ANNOUNCED_SECONDS = 1.0
-"""The longest time between heartbeats while replicas are announced. See ANNOUNCEMENTS_GAP_MS in heartbeat.lua."""
+"""The longest time between heartbeats while replicas are announced. See ANNOUNCEMENTS_GAP_MS in lib/announced.lua."""
 SHORTEST_SECONDS = 0.05
 
 

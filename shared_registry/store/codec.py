@@ -202,9 +202,9 @@ def restored_entry(kind: str, record: ReplicaRecord) -> list[str]:
     return [kind, record.key, record.restored_from, *_pairs(restored_fields(record))]
 
 
-def removed_entry(kind: str, key: str, restored_from: str = "") -> list[str]:
+def removed_entry(kind: str, key: str, restored_from: str = "", instance: str = "") -> list[str]:
     """Return the entry of `restore_view` for a replica that is removed, or absent from the view."""
-    return [kind, key, restored_from, *_pairs(removed_fields(key))]
+    return [kind, key, restored_from, *_pairs(removed_fields(key, instance))]
 
 
 def _pairs(fields: Mapping[str, str]) -> list[str]:

@@ -224,6 +224,7 @@ ONLY_FOR_SCRIPTS = (
     "unreached_from",
     "returned_at_ms",
     "removed_by",
+    "removed_instance",
 )
 """Fields of the hash that only scripts read and write. Events do not carry them."""
 
@@ -252,9 +253,15 @@ def restored_fields(record: ReplicaRecord) -> dict[str, str]:
     return _written(record, _RESTORED)
 
 
-def removed_fields(key: str) -> dict[str, str]:
-    """Return the fields of a replica whose removal is all that is known: those that every reader requires."""
-    return _written(ReplicaRecord(key, ReplicaEndpoint(key), source=Source.EXPLICIT), _REQUIRED)
+def removed_fields(key: str, instance: str = "") -> dict[str, str]:
+    """Return the fields of a replica whose removal is all that is known: those that every reader requires.
+
+    Args:
+        key: Its canonical url.
+        instance: The instance that an operator removed; empty if the replica was not announced.
+    """
+    fields = _written(ReplicaRecord(key, ReplicaEndpoint(key), source=Source.EXPLICIT), _REQUIRED)
+    return fields | {"removed_instance": instance} if instance else fields
 
 
 def _written(record: ReplicaRecord, fields: tuple[ReplicaField, ...]) -> dict[str, str]:

@@ -8,6 +8,7 @@ import pytest
 
 from shared_registry.errors import ReplicaClaimed
 from shared_registry.model import AdminState, EventKind, ReplicaEndpoint, Source
+from shared_registry.store.codec import removed_entry
 from shared_registry.store.replies import Announced, AnnouncedAs, BeatWord, Heartbeat, Withdrawn
 from tests.support.space import THRESHOLDS, A, B, Space, info
 
@@ -453,3 +454,67 @@ async def test_a_name_takes_nothing_from_another_source(space: Space) -> None:
     await space.store.set_admin(A, AdminState.DISABLED, by="me", reason="broken")
     await announce(space, B, SECOND, name="pod-1")
     assert space.fields(B)["admin"] == "active"
+
+
+async def test_a_removed_instance_stays_out_after_another_has_gone(space: Space) -> None:
+    await announce(space)
+    await space.store.deregister(A, space.incarnation(A), by="operator")
+    assert (await announce(space, instance=SECOND)).result is AnnouncedAs.CREATED
+    assert (await announce(space)).result is AnnouncedAs.TAKEN
+    be_silent(space)
+    await heartbeat(space)
+    assert (await announce(space)).result is AnnouncedAs.REMOVED
+    assert (await announce(space, instance="cccc")).result is AnnouncedAs.CREATED
+
+
+async def test_a_removed_instance_stays_out_after_another_was_silent(space: Space) -> None:
+    await announce(space)
+    await space.store.deregister(A, space.incarnation(A), by="operator")
+    await announce(space, instance=SECOND)
+    be_silent(space)
+    assert (await announce(space)).result is AnnouncedAs.REMOVED
+
+
+async def test_an_outage_gives_the_url_to_no_other_instance(space: Space) -> None:
+    """The other instance is the first to reach Redis, before a router's heartbeat."""
+    await announce(space)
+    be_silent(space)
+    space.raw.hset(space.keys.meta, "heartbeat_at_ms", space.now_ms() - 60_000)
+    assert (await announce(space, instance=SECOND)).result is AnnouncedAs.TAKEN
+    space.raw.hset(space.keys.meta, "heartbeat_at_ms", space.now_ms() + 60_000)  # the clock was set back
+    assert (await announce(space, instance=SECOND)).result is AnnouncedAs.TAKEN
+
+
+async def test_removed_replicas_are_not_among_the_silent_ones(space: Space) -> None:
+    await announce(space)
+    for url in many(4):
+        await announce(space, url)
+        await space.store.deregister(url, space.incarnation(url), by="operator")
+    assert list(space.raw.zrange(space.keys.announced, 0, -1)) == [A]
+
+
+def many(count: int) -> list[str]:
+    return [f"http://127.0.0.7:{number}" for number in range(1, count + 1)]
+
+
+async def restored(space: Space, instance: str) -> None:
+    """Put back the view of a router that knows of a removal at A, after a loss."""
+    entry = removed_entry("removed", A, "", instance)
+    await space.store.restore([entry], view_history_id="earlier", view_revision="5-0")
+
+
+async def test_a_removed_instance_stays_out_after_a_loss(space: Space) -> None:
+    await restored(space, FIRST)
+    assert (await announce(space)).result is AnnouncedAs.REMOVED
+    assert (await announce(space, instance=SECOND)).result is AnnouncedAs.CREATED
+
+
+async def test_a_removal_before_a_loss_meets_its_instance_only(space: Space) -> None:
+    await announce(space, instance=SECOND)
+    await restored(space, FIRST)
+    assert (await space.store.beat(A, SECOND)).word is BeatWord.HELD
+    await restored(space, "")
+    assert (await space.store.beat(A, SECOND)).word is BeatWord.HELD
+    await restored(space, SECOND)
+    assert (await space.store.beat(A, SECOND)).word is BeatWord.REMOVED
+    assert (await announce(space, instance=SECOND)).result is AnnouncedAs.REMOVED

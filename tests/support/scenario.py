@@ -845,6 +845,9 @@ async def _announced(scene: Scene, space: Space) -> None:
     await answered("removed", withdraw("i3"))
     space.raw.hset(space.keys.replica(url), "in_flight", "0")
     await answered("created", announce("i4"))
+    await answered("removed", scene.deregister(url))
+    await answered("tombstone", announce("i4"))
+    await answered("created", announce("i5"))
     await answered("set", scene.set_admin(url, AdminState.DISABLED))
     await fall_silent()
 

@@ -141,6 +141,8 @@ class LuaRunner:
             return int(value)
         found = self._words_of(value)
         words = found[1:] if type(found) is tuple else ()
+        if not words and (error := value["err"]) is not None:
+            raise ReplyError(error)
         if None in words:
             words = words[: words.index(None)]
         return [word if type(word) is str else self._reply(word) for word in words]

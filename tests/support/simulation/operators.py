@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
 
 from shared_registry.model import AdminState, ReplicaRecord
@@ -16,7 +16,7 @@ class Change:
 
     Attributes:
         kind: What was changed.
-        url: Of which replica.
+        url: Of which replica: its url, or the name of a pod; of a removed pod the instance.
         capacity: The capacity that it got.
         begun: When it was begun.
         at: When it was acknowledged; `None` while it is not known whether it was made.
@@ -45,8 +45,14 @@ class Change:
 
 @dataclass
 class Operators:
-    """All changes, in the order in which they were begun."""
+    """All changes, in the order in which they were begun.
 
+    Attributes:
+        changes: The changes.
+        find: Returns what a router shows of the replica that a change names.
+    """
+
+    find: Callable[[SimulatedRouter, str], ReplicaRecord | None]
     changes: list[Change] = field(default_factory=list)
 
     def begin(self, change: Change) -> Change:
@@ -57,7 +63,7 @@ class Operators:
         """Note that Redis lost all its data, while these routers live."""
         alive = [router for router in routers if router.is_started and not router.is_over]
         for change in self.changes:
-            shows = [router for router in alive if change.is_shown(_record(router, change.url))]
+            shows = [router for router in alive if change.is_shown(self.find(router, change.url))]
             change.carriers = shows if change.carriers is None else [one for one in change.carriers if one in shows]
 
     def lose_since(self, at: float, kept: dict[str, ReplicaRecord]) -> None:
@@ -70,17 +76,26 @@ class Operators:
             if change.at is None or change.at >= at or was_lost_before:
                 change.is_lost = True
 
-    def missing(self, records: dict[str, ReplicaRecord], alive: Collection[SimulatedRouter]) -> list[str]:
-        """Return what should be left and is not."""
+    def give_up(self, url: str) -> None:
+        """Expect nothing of what was changed of a replica so far."""
+        for change in self.changes:
+            change.is_lost |= change.url == url
+
+    def missing(
+        self, records: dict[str, ReplicaRecord], alive: Collection[SimulatedRouter], away: Collection[str]
+    ) -> list[str]:
+        """Return what should be left and is not.
+
+        Args:
+            records: The replicas that there are, by what changes call them.
+            alive: The routers that live.
+            away: Replicas of which nothing need be left.
+        """
         found = []
-        for url in {change.url: None for change in self.changes}:
+        for url in {change.url: None for change in self.changes if change.url not in away}:
             for kinds in ((Kind.ADD, Kind.REMOVE), (Kind.DRAIN, Kind.ENABLE)):
                 change = self._last(url, kinds)
-                if change is None or change.at is None or change.is_lost:
-                    continue
-                if change.carriers is not None and not any(one in alive for one in change.carriers):
-                    continue
-                if not change.is_shown(records.get(url)):
+                if change is not None and is_sure(change, alive) and not change.is_shown(records.get(url)):
                     found.append(f"{url}: {change.kind.name.lower()} of {change.at:.2f} s is gone: {records.get(url)}")
         return found
 
@@ -101,6 +116,8 @@ class Operators:
         return last
 
 
-def _record(router: SimulatedRouter, url: str) -> ReplicaRecord | None:
-    replica = router.registry.get(url)
-    return None if replica is None else replica.record
+def is_sure(change: Change, alive: Collection[SimulatedRouter]) -> bool:
+    """Return whether a change was made and is not lost, while these routers live."""
+    if change.at is None or change.is_lost:
+        return False
+    return change.carriers is None or any(one in alive for one in change.carriers)

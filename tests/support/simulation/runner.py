@@ -35,6 +35,7 @@ class Runner:
     def run(self, seed: int, faults: Sequence[Fault]) -> list[str]:
         """Return what a seed violates with these faults."""
         self._environment.entropy = random.Random(f"{seed} entropy")
+        random.seed(f"{seed} shared")
         world = World(seed, self._lua)
         self._environment.clock = world.loop.time
         problems = world.run(faults)

@@ -10,6 +10,7 @@ from shared_registry.admin.check import find_violations
 from shared_registry.errors import StoreError
 from shared_registry.model import AdminState, ReplicaRecord, ReplicaStatus
 from tests.support.simulation.keyspace import Hash, SortedSet
+from tests.support.simulation.pods import wrong_pods
 from tests.support.simulation.router import SimulatedRouter
 from tests.support.watched_mirrors import routing_state
 
@@ -76,13 +77,15 @@ async def _unsettled(world: World) -> list[str]:
     return [
         *(f"check: {one.rule} {one.key}: {one.message}" for one in violations),
         *_wrong_views(routers, records),
-        *_wrong_health(records),
-        *world.operators.missing(records, routers),
+        *_wrong_health(world, records),
+        *wrong_pods(world, records),
+        *world.operators.missing(called := world.pods.called(records), routers, world.pods.away(called)),
     ]
 
 
 async def check_stopped(world: World) -> None:
     """Stop all routers, and check that nothing of them is left."""
+    world.pods.stop()
     routers = world.alive()
     stops = [router.run(router.stop()) for router in routers]
     done, late = await asyncio.wait(stops, timeout=STOP_SECONDS)
@@ -91,11 +94,12 @@ async def check_stopped(world: World) -> None:
     for stop in done:
         stop.result()
     await asyncio.sleep(1.0)
-    for router in [*routers, *(one for one in world.past if not one.process.is_dead)]:
-        if tasks := router.process.alive_tasks():
-            world.problems.append(f"{router.process.name}: after stop() there runs {tasks}")
-        if world.network.links[router.process].connections:
-            world.problems.append(f"{router.process.name}: after stop() there are connections")
+    programs = [*routers, *world.past, *world.pods.past]
+    for process in (one.process for one in programs if not one.process.is_dead):
+        if tasks := process.alive_tasks():
+            world.problems.append(f"{process.name}: after stop() there runs {tasks}")
+        if world.network.links[process].connections:
+            world.problems.append(f"{process.name}: after stop() there are connections")
     values = world.redis.keyspace.values
     if left := values.get(world.keys.routers):
         world.problems.append(f"after all routers have stopped, routers are listed: {left}")
@@ -141,11 +145,11 @@ def _wrong_views(routers: list[SimulatedRouter], records: dict[str, ReplicaRecor
     return [f"{name} shows {shown}, but Redis has {wanted}" for name, shown in views.items() if shown != wanted]
 
 
-def _wrong_health(records: dict[str, ReplicaRecord]) -> list[str]:
+def _wrong_health(world: World, records: dict[str, ReplicaRecord]) -> list[str]:
     return [
         f"{record.key} is {record.health.status.value}, although it answers"
         for record in records.values()
-        if record.is_probed and record.health.status is not ReplicaStatus.HEALTHY
+        if record.is_probed and world.pods.answers(record.key) and record.health.status is not ReplicaStatus.HEALTHY
     ]
 
 

@@ -64,6 +64,7 @@ class Rule:
     kinds: tuple[Kind, ...]
 
 
+ANNOUNCEMENT = "shared_registry.announcing.announcement:Announcement"
 MIRROR = "shared_registry.mirror.mirror:Mirror"
 ELECTION = "shared_registry.leader.election:Election"
 LEDGER = "shared_registry.leases.ledger:Ledger"
@@ -168,6 +169,76 @@ RULES = {
     ),
     "a leader's lock ends although the clock was set back": Rule(
         (Lua("redis.call('PEXPIRE', keys.leader, whole(longest))", ""),), (Kind.CLOCK, Kind.CRASH, Kind.PAUSE)
+    ),
+    "no announced replica expires soon after an outage": Rule(
+        (Lua("local again_ms = resumed_at_ms + state.ttl", "local again_ms = 0"),),
+        (Kind.FREEZE, Kind.RESTART, Kind.POD_DRAIN),
+    ),
+    "an announced replica without heartbeats expires": Rule(
+        (Lua("local again_ms = resumed_at_ms + state.ttl", "local again_ms = now_ms + state.ttl"),),
+        (Kind.POD_LOST,),
+    ),
+    "where most are silent, those that probes reach stay": Rule(
+        (
+            Lua(
+                "if again_ms <= now_ms and state.is_reached and spares_reached(now_ms, state.ttl) then", "if false then"
+            ),
+        ),
+        (Kind.PODS_CUT_OFF,),
+    ),
+    "the holder of an address keeps it while it sends heartbeats": Rule(
+        (Lua("if is_held(expired, stored.ttl_ms, stored.last_heartbeat_at_ms, now_ms) then", "if false then"),),
+        (Kind.POD_TWIN,),
+    ),
+    "an outage gives no address away": Rule(
+        (Lua("or is_outage(stored_number(routers[2], now_ms), now_ms)", "or false"),),
+        (Kind.CLOCK, Kind.POD_TWIN, Kind.RESTART),
+    ),
+    "a pod that returns stays drained": Rule(
+        (Lua("'admin', state or 'active', 'admin_since_ms'", "'admin', 'active', 'admin_since_ms'"),),
+        (Kind.POD_DRAIN, Kind.POD_CRASH),
+    ),
+    "a pod at another address stays drained": Rule(
+        (Lua("take_over_name(one.given.name, url, mode)", ""),),
+        (Kind.POD_DRAIN, Kind.POD_MOVE),
+    ),
+    "an instance that was removed stays removed": Rule(
+        (Lua("if (is_removed and is_new) or (is_same and admin == 'removed' and not expired) then", "if false then"),),
+        (Kind.POD_REMOVE,),
+    ),
+    "it stays removed after another instance": Rule(
+        (Lua("local is_removed = is_announced and stored.removed_instance == one.given.instance", "local is_removed"),),
+        (Kind.POD_REMOVE, Kind.POD_TWIN),
+    ),
+    "a removal outlives a loss": Rule(
+        (Lua("redis.call('HSET', replica, 'removed_instance', removed_instance)", ""),),
+        (Kind.POD_REMOVE, Kind.FLUSH),
+    ),
+    "an expired replica takes no sessions": Rule(
+        (
+            Lua(
+                "redis.call('HSET', replica, 'admin', 'draining', 'admin_since_ms', whole(now_ms), 'admin_reason', reason,\n"
+                "      'removes_when_drained', '1', 'expired_at_ms', whole(now_ms))",
+                "redis.call('HSET', replica, 'expired_at_ms', whole(now_ms))",
+            ),
+        ),
+        (Kind.POD_LOST,),
+    ),
+    "a program whose replica is unknown announces it again": Rule(
+        (Python(f"{ANNOUNCEMENT}._beat", "return await self._announce()", "return True"),),
+        (Kind.FLUSH, Kind.POD_CUT_OFF),
+    ),
+    "an announcement is retried soon": Rule(
+        (Python(f"{ANNOUNCEMENT}._run", "RETRIES_PER_TTL", "0.2"),),
+        (Kind.POD_CUT_OFF, Kind.RESTART),
+    ),
+    "an announcement that ends withdraws its replica": Rule(
+        (Python(f"{ANNOUNCEMENT}.drain", "if not is_asked:", "if False:"),),
+        (Kind.POD_STOP,),
+    ),
+    "a clock that was set back keeps no dead pod": Rule(
+        (Lua("    shorten_far_ahead(now_ms)\n", ""),),
+        (Kind.CLOCK, Kind.POD_LOST),
     ),
     "a leader ends its term by its own clock": Rule(
         (Python(f"{ELECTION}._deadline", "return ", "return 1e9 + "),),

@@ -6,7 +6,10 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from shared_registry.store.keys import Keys
+from tests.support.simulation.announcement_watch import AnnouncementMemory, AnnouncementWatch
 from tests.support.simulation.keyspace import Hash, Keyspace
+
+Memory = tuple[str | None, dict[str, float], AnnouncementMemory]
 
 ACCEPTED = {
     "report_probes": "applied",
@@ -60,14 +63,16 @@ class Watch:
         self._loads: dict[str, int] = {}
         self._heartbeats: dict[str, float] = {}
         self._last_heartbeat = self._resumed_at = float("-inf")
+        self.announcements = AnnouncementWatch(keyspace, keys, time)
 
-    def memory(self) -> tuple[str | None, dict[str, float]]:
+    def memory(self) -> Memory:
         """Return what a copy of the data made now would know."""
-        return self.elected, dict(self._heartbeats)
+        return self.elected, dict(self._heartbeats), self.announcements.memory()
 
-    def go_back(self, memory: tuple[str | None, dict[str, float]]) -> None:
+    def go_back(self, memory: Memory) -> None:
         """Forget what an older copy of the data does not know."""
         self.elected, self._heartbeats = memory[0], dict(memory[1])
+        self.announcements.go_back(memory[2])
         self._loads = {url: load for url, (load, _) in self._read_loads().items()}
 
     def on_command(self, name: str, args: Sequence[str], reply: Any) -> None:
@@ -75,7 +80,7 @@ class Watch:
         status = reply[0] if isinstance(reply, list) and reply else None
         if name == "campaign" and status == "elected":
             self._note_election(args, reply)
-        elif ACCEPTED.get(name) == status and args[0] != self.elected:
+        elif status and ACCEPTED.get(name) == status and args[0] != self.elected:
             self.problems.append(f"{name} of token {args[0]} was accepted, but {self.elected} was elected last")
         elif name == "resign":
             self._has_resigned = self._has_resigned or status == "resigned"
@@ -86,6 +91,17 @@ class Watch:
         elif name == "reap_router" and status in ("reaped", "partial"):
             self._judge_reaping(args[0])
         self._compare_loads(name)
+        self.announcements.on_command(name, args, reply)
+
+    def on_loss(self) -> None:
+        """Note that all data is lost."""
+        self.elected = None
+        self.announcements.go_back(None)
+
+    def on_step(self, seconds: float) -> None:
+        """Note that the server's clock steps."""
+        self.stepped_at = self._time()
+        self.announcements.step(seconds)
 
     def on_changed_again(self, name: str) -> None:
         self.problems.append(f"{name} changed something when it ran a second time at once")

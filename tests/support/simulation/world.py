@@ -6,7 +6,7 @@ import asyncio
 import functools
 import logging
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from shared_registry.config import RouterConfig
@@ -15,11 +15,21 @@ from shared_registry.model import AdminState, ReplicaEndpoint, ReplicaRecord
 from shared_registry.store.channel import scripts
 from shared_registry.store.codec import parse_record
 from shared_registry.store.keys import Keys
-from tests.support.simulation.faults import CUT_OFF_FOR_A_MOMENT, KEEP_CAPACITY, ROUTERS, Fault, Kind, end_of
+from tests.support.simulation.faults import (
+    AT_REDIS,
+    CUT_OFF_FOR_A_MOMENT,
+    KEEP_CAPACITY,
+    POD_KINDS,
+    ROUTERS,
+    Fault,
+    Kind,
+    end_of,
+)
 from tests.support.simulation.keyspace import Keyspace, Refusal
 from tests.support.simulation.loop import VirtualLoop
 from tests.support.simulation.lua_runner import LuaRunner
 from tests.support.simulation.operators import Change, Operators
+from tests.support.simulation.pods import Pods
 from tests.support.simulation.router import SimulatedRouter, settings
 from tests.support.simulation.scripted_redis import ScriptedRedis
 from tests.support.simulation.settled import check_settled, check_stopped
@@ -78,12 +88,14 @@ class World:
         self.watch.on_elected = self._judge_leaders
         self.redis.on_command = self.watch.on_command
         self.redis.on_changed_again = self.watch.on_changed_again
-        self.operators = Operators()
+        self.pods = Pods(self)
+        self.watch.announcements.of_instance = self.pods.of_instance
+        self.operators = Operators(self._find)
         self.routers: list[SimulatedRouter | None] = [None] * ROUTERS
         self.past: list[SimulatedRouter] = []
         self._starts = 0
         self._lock_lost_at = float("-inf")
-        self._keeps_capacity = self._may_be_away = self._is_healed = False
+        self._keeps_capacity = self._may_be_away = self.is_healed = False
         self._dead: set[str] = set()
         self._copies: dict[int, tuple[dict[str, Any], Any, float]] = {}
         self._errors = ErrorLog()
@@ -103,6 +115,7 @@ class World:
         routers = [one for one in (*self.past, *self.routers) if one is not None]
         return [
             *self.watch.problems,
+            *self.watch.announcements.problems,
             *(problem for router in routers for problem in router.problems),
             *self._errors.lines,
             *self.loop.failures,
@@ -123,14 +136,15 @@ class World:
             self._start_router(number)
         for fault in faults:
             if fault.kind in (Kind.OLDER_COPY, Kind.FAILOVER):
-                self._at(fault.at - fault.amount, self._keep_copy, fault)
-            self._at(fault.at, self._happen, fault)
+                self.at(fault.at - fault.amount, self._keep_copy, fault)
+            self.at(fault.at, self._happen, fault)
         await self._sleep_until(end_of(faults))
         self._heal()
         await check_settled(self)
         await check_stopped(self)
 
-    def _at(self, at: float, call: Any, *args: Any) -> None:
+    def at(self, at: float, call: Any, *args: Any) -> None:
+        """Call something at that time."""
         self.loop.call_at(1000.0 + at, call, *args, context=self.loop.main.context)
 
     async def _sleep_until(self, at: float) -> None:
@@ -147,7 +161,7 @@ class World:
         self.network.links[process] = Link(self.loop, random.Random(f"{self.seed} link {number} {self._starts}"))
         made = process.context.copy().run(SimulatedRouter, self.loop, process, settings_of(number), self._probe, rng)
         made.on_lease = self._count_sessions
-        if self._is_healed:
+        if self.is_healed:
             made.take_no_more()
         self.routers[number] = made
 
@@ -161,7 +175,10 @@ class World:
 
     async def _probe(self, url: str, *, timeout: float) -> tuple[float, str | None]:
         await asyncio.sleep(0.004)
-        return 4.0, "connection refused" if url.removesuffix("/health") in self._dead else None
+        return 4.0, "connection refused" if self._is_dead(url.removesuffix("/health")) else None
+
+    def _is_dead(self, url: str) -> bool:
+        return url in self._dead or not self.pods.answers(url)
 
     def _judge_leaders(self, elected: str) -> None:
         """Note a router that still leads when another one is elected, unless the lock was lost before its time."""
@@ -186,6 +203,11 @@ class World:
     # Faults
 
     def _happen(self, fault: Fault) -> None:
+        if fault.kind in POD_KINDS:
+            self.pods.happen(fault)
+            return
+        if fault.kind in AT_REDIS:
+            self.pods.disturb_all(fault.seconds)
         getattr(self, f"_{fault.kind.name.lower()}")(fault)
 
     def _link(self, fault: Fault) -> Link | None:
@@ -197,21 +219,21 @@ class World:
         if router is not None and not router.process.is_paused:
             router.process.pause()
             router.paused_seconds += fault.seconds
-            self._at(self.now + fault.seconds, self.loop.resume, router.process)
+            self.at(self.now + fault.seconds, self.loop.resume, router.process)
 
     def _crash(self, fault: Fault) -> None:
         router = self._end_router(fault.router)
         if router is not None:
             router.process.kill()
             self.network.links[router.process].break_all()
-        self._at(self.now + fault.seconds, self._start_router, fault.router)
+        self.at(self.now + fault.seconds, self._start_router, fault.router)
 
     def _stop(self, fault: Fault) -> None:
         router = self.routers[fault.router]
         if router is not None and router.is_started and not router.process.is_paused:
             self._end_router(fault.router)
             router.run(router.stop())
-        self._at(self.now + fault.seconds, self._start_router, fault.router)
+        self.at(self.now + fault.seconds, self._start_router, fault.router)
 
     def _break(self, fault: Fault) -> None:
         if (link := self._link(fault)) is not None:
@@ -232,34 +254,37 @@ class World:
     def _slow(self, fault: Fault) -> None:
         if (link := self._link(fault)) is not None:
             link.latency_seconds = fault.amount
-            self._at(self.now + fault.seconds, setattr, link, "latency_seconds", 0.002)
+            self.at(self.now + fault.seconds, setattr, link, "latency_seconds", 0.002)
 
     def _cut_off(self, fault: Fault) -> None:
         if (link := self._link(fault)) is not None:
             link.blocks_commands = link.blocks_replies = True
-            self._at(self.now + fault.seconds, link.unblock)
+            self.at(self.now + fault.seconds, link.unblock)
 
     def _cut_replies(self, fault: Fault) -> None:
         if (link := self._link(fault)) is not None:
             link.blocks_replies = True
-            self._at(self.now + fault.seconds, link.unblock)
+            self.at(self.now + fault.seconds, link.unblock)
 
     def _freeze(self, fault: Fault) -> None:
         self._server.pause()
-        self._at(self.now + fault.seconds, self.loop.resume, self._server)
+        self.at(self.now + fault.seconds, self.loop.resume, self._server)
 
     def _restart(self, fault: Fault) -> None:
         self.network.listen = None
         self.redis.restart()
-        self._at(self.now + fault.seconds, self._listen)
+        self.at(self.now + fault.seconds, self._listen)
 
     def _listen(self) -> None:
         self.network.listen = self.redis.accept
 
     def _flush(self, fault: Fault) -> None:
+        for pod in self.pods.alive():
+            if self.pods.held(pod) is None:
+                self.operators.give_up(pod.name)  # what was said of it is kept in Redis only
         self.operators.lose_all(self.alive())
         self.redis.keyspace.replace(Keyspace(self.redis.keyspace.now_ms).copied())
-        self.watch.elected = None
+        self.watch.on_loss()
         self._lock_lost_at = self.loop.time()
 
     def _lose_all(self, fault: Fault) -> None:
@@ -278,9 +303,13 @@ class World:
         self.watch.go_back(memory)
 
     def _records_in(self, copied: dict[str, Any]) -> dict[str, ReplicaRecord]:
-        hashes = {url: copied["values"].get(self.keys.replica(url)) for url in URLS}
+        hashes = {url: copied["values"].get(self.keys.replica(url)) for url in (*URLS, *self.pods.urls())}
         records = {url: parse_record(url, fields) for url, fields in hashes.items() if fields}
-        return {url: record for url, record in records.items() if record.admin is not AdminState.REMOVED}
+        return self.pods.called({url: it for url, it in records.items() if it.admin is not AdminState.REMOVED})
+
+    def _find(self, router: SimulatedRouter, called: str) -> ReplicaRecord | None:
+        """Return what a router shows of the replica that a change names."""
+        return self.pods.called({replica.key: replica.record for replica in router.registry.all()}).get(called)
 
     def _failover(self, fault: Fault) -> None:
         self._older_copy(fault)
@@ -294,39 +323,44 @@ class World:
 
     def _refuse(self, fault: Fault, refusal: Refusal) -> None:
         self.redis.keyspace.refuse(refusal)
-        self._at(self.now + fault.seconds, self.redis.keyspace.refuse, None)
+        self.at(self.now + fault.seconds, self.redis.keyspace.refuse, None)
 
     def _clock(self, fault: Fault) -> None:
         self._step_clock(fault.amount)
 
     def _step_clock(self, seconds: float) -> None:
         self.redis.clock_offset_seconds += seconds
-        self.watch.stepped_at = self._lock_lost_at = self.loop.time()
+        self.watch.on_step(seconds)
+        self._lock_lost_at = self.loop.time()
 
     def _dies(self, fault: Fault) -> None:
-        url = URLS[fault.replica]
+        self.die(URLS[fault.replica], fault.seconds)
+
+    def die(self, url: str, seconds: float) -> None:
+        """Let a replica answer no probes for that time."""
         self._dead.add(url)
-        self._at(self.now + fault.seconds, self._dead.discard, url)
+        self.at(self.now + seconds, self._dead.discard, url)
 
     def _add(self, fault: Fault) -> None:
         url = URLS[fault.replica]
         change = Change(Kind.ADD, url, capacity=fault.count)
-        self._operate(fault, change, lambda registry: registry.register(url, capacity=fault.count, by="operator"))
+        self.operate(fault.router, change, lambda registry: registry.register(url, capacity=fault.count, by="operator"))
 
     def _remove(self, fault: Fault) -> None:
         url = URLS[fault.replica]
-        self._operate(fault, Change(Kind.REMOVE, url), lambda registry: registry.deregister(url, by="operator"))
+        self.operate(fault.router, Change(Kind.REMOVE, url), lambda registry: registry.deregister(url, by="operator"))
 
     def _drain(self, fault: Fault) -> None:
         url = URLS[fault.replica]
-        self._operate(fault, Change(Kind.DRAIN, url), lambda registry: registry.drain(url, by="operator"))
+        self.operate(fault.router, Change(Kind.DRAIN, url), lambda registry: registry.drain(url, by="operator"))
 
     def _enable(self, fault: Fault) -> None:
         url = URLS[fault.replica]
-        self._operate(fault, Change(Kind.ENABLE, url), lambda registry: registry.enable(url, by="operator"))
+        self.operate(fault.router, Change(Kind.ENABLE, url), lambda registry: registry.enable(url, by="operator"))
 
-    def _operate(self, fault: Fault, change: Change, act: Any) -> None:
-        router = self.routers[fault.router]
+    def operate(self, number: int, change: Change, act: Any, made: Callable[[], None] = lambda: None) -> None:
+        """Make a change at a router, unless that is down. Call `made` once it is acknowledged."""
+        router = self.routers[number]
         if router is None or not router.is_started or router.process.is_paused:
             return
 
@@ -336,6 +370,7 @@ class World:
             try:
                 if await router.operate(act):
                     change.at = self.now
+                    made()
             except UnknownReplica:
                 if change.kind is not Kind.REMOVE:  # otherwise a call that ran twice may have removed it
                     self.operators.changes.remove(change)
@@ -345,11 +380,12 @@ class World:
 
     def _heal(self) -> None:
         """End all faults."""
-        self._is_healed = True
+        self.is_healed = True
         self.loop.resume(self._server)
         self._listen()
         self.redis.keyspace.refuse(None)
         self._dead.clear()
+        self.pods.heal()
         for number, router in enumerate(self.routers):
             if router is None:
                 self._start_router(number)

@@ -1,0 +1,179 @@
+"""Rules for replicas that announce themselves, which hold after every command: who may hold one, and who may expire."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from shared_registry.store.keys import Keys
+from tests.support.simulation.keyspace import Hash, Keyspace
+from tests.support.simulation.pods import RECOVERY_SECONDS, TTL_SECONDS, SimulatedPod
+
+GAP_SECONDS = 2.5
+"""A longer gap between the heartbeats of all routers is an outage."""
+FEW_SILENT = 3
+MARGIN_SECONDS = 0.05
+PUTTING_BACK = ("restore_leases", "take_over_lease")
+"""Commands that bring leases back to replicas that are out of service."""
+
+
+@dataclass(frozen=True, slots=True)
+class Holder:
+    """The instance whose announcement or heartbeat was accepted last for an address.
+
+    Attributes:
+        instance: Its id.
+        beat_at: When that was.
+    """
+
+    instance: str
+    beat_at: float
+
+
+@dataclass(frozen=True, slots=True)
+class AnnouncementMemory:
+    """What a copy of the data would know."""
+
+    holders: dict[str, Holder]
+    heartbeat_at_ms: float
+
+
+class AnnouncementWatch:
+    """Follows the commands that a server executes, as far as they matter to announced replicas.
+
+    Times are those of the server's clock without the steps that are outages: only such steps bring an expiry nearer.
+
+    Attributes:
+        problems: What was violated.
+    """
+
+    def __init__(self, keyspace: Keyspace, keys: Keys, time: Callable[[], float]) -> None:
+        self._keyspace = keyspace
+        self._keys = keys
+        self._time = time
+        self.problems: list[str] = []
+        self.of_instance: Callable[[str], SimulatedPod | None] = lambda _: None
+        self._small_steps = 0.0
+        self._holders: dict[str, Holder] = {}
+        self._expired: set[tuple[str, str]] = set()
+        self._heartbeat_at_ms = self._resumed_at = self._back_at = self._cut_at = float("-inf")
+        self._loads: dict[str, int] = {}
+        self._listed = 0
+        self._is_back = False
+
+    def memory(self) -> AnnouncementMemory:
+        """Return what a copy of the data made now would know."""
+        return AnnouncementMemory(dict(self._holders), self._heartbeat_at_ms)
+
+    def go_back(self, memory: AnnouncementMemory | None) -> None:
+        """Forget what a copy of the data does not know; with `None`, everything."""
+        self._holders = {} if memory is None else dict(memory.holders)
+        self._heartbeat_at_ms = float("-inf") if memory is None else memory.heartbeat_at_ms
+        self._is_back = True
+        self._loads = {}
+
+    def step(self, seconds: float) -> None:
+        """Note a step of the server's clock."""
+        if abs(seconds) < GAP_SECONDS:
+            self._small_steps += max(seconds, 0.0)
+        self._is_back = True
+
+    def on_command(self, name: str, args: Sequence[str], reply: Any) -> None:
+        status = reply[0] if isinstance(reply, list) and reply else None
+        if name == "heartbeat" and status == "alive":
+            self._note_heartbeat(is_partial=reply[5] == "1")
+        elif name == "register_replica" and args[0] == "announced":
+            given = dict(zip(args[7::2], args[8::2], strict=True))
+            if status in ("created", "updated", "unchanged"):
+                self._judge_holder(args[5], given["instance"])
+                self._holders[args[5]] = Holder(given["instance"], self._now())
+        elif name == "beat_replicas" and status == "beaten":
+            for url, instance, word in zip(args[::2], args[1::2], reply[1::2], strict=True):
+                if word == "held":
+                    self._judge_holder(url, instance)
+                    self._holders[url] = Holder(instance, self._now())
+        elif name in ("withdraw_replica", "deregister_replica") and status in ("removed", "draining"):
+            self._holders.pop(args[0], None)
+        self._listed = len(self._announced())
+        self._compare_loads(name)
+
+    def _now(self) -> float:
+        return self._time() + self._small_steps
+
+    def _announced(self) -> dict[str, Any]:
+        found: Any = self._keyspace.values.get(self._keys.announced) or {}
+        return found
+
+    def _replica(self, url: str) -> dict[str, str]:
+        found = self._keyspace.values.get(self._keys.replica(url))
+        return found if isinstance(found, Hash) else {}
+
+    def _judge_holder(self, url: str, instance: str) -> None:
+        """An address belongs to one instance while that one sends heartbeats."""
+        before = self._holders.get(url)
+        if before is not None and before.instance != instance and self._now() < before.beat_at + TTL_SECONDS:
+            silent = self._now() - before.beat_at
+            self.problems.append(f"{url} was given to {instance} {silent:.2f} s after a heartbeat of {before.instance}")
+
+    def _note_heartbeat(self, *, is_partial: bool) -> None:
+        now = self._now()
+        gap_ms = self._keyspace.now_ms() - self._heartbeat_at_ms
+        if not 0 <= gap_ms <= GAP_SECONDS * 1000:
+            self._resumed_at = now
+        self._heartbeat_at_ms = self._keyspace.now_ms()
+        if self._is_back:  # the first heartbeat that can see that the clock or the data went back
+            self._back_at, self._is_back = now, False
+        silent = [one for one in self._holders.values() if self._silence(one) >= TTL_SECONDS / 2 + MARGIN_SECONDS]
+        are_many = len(silent) > FEW_SILENT and len(silent) > max(self._listed, len(self._holders)) / 2
+        for url in self._keyspace.values.get(self._keys.departing) or ():
+            self._judge_expiry(str(url), are_many=are_many)
+        due_ms = self._keyspace.now_ms() + TTL_SECONDS * 500
+        if sum(at <= due_ms for at in self._announced().values()) > FEW_SILENT:
+            self._cut_at = now
+        if not is_partial and now - self._cut_at > 2 * TTL_SECONDS:
+            self._judge_late()
+
+    def _silence(self, holder: Holder) -> float:
+        return self._now() - max(holder.beat_at, self._resumed_at)
+
+    def _judge_expiry(self, url: str, *, are_many: bool) -> None:
+        found = self._replica(url)
+        instance, expired_at = found.get("instance", ""), found.get("expired_at_ms")
+        if expired_at is None or (instance, expired_at) in self._expired:
+            return
+        self._expired.add((instance, expired_at))
+        now, holder = self._now(), self._holders.get(url)
+        if now - self._resumed_at < TTL_SECONDS - MARGIN_SECONDS:
+            self.problems.append(f"{url} expired {now - self._resumed_at:.2f} s after an outage")
+        if holder is not None and holder.instance == instance:
+            del self._holders[url]
+            if now - holder.beat_at < TTL_SECONDS - MARGIN_SECONDS:
+                self.problems.append(f"{url} expired {now - holder.beat_at:.2f} s after its heartbeat")
+        if are_many and found.get("status") == "healthy" and found.get("consecutive_failures") == "0":
+            self.problems.append(f"{url} expired while most are silent, although probes reach it")
+        pod = self.of_instance(instance)
+        if pod and not pod.is_over and self._time() - pod.calm_since > TTL_SECONDS + RECOVERY_SECONDS:
+            self.problems.append(f"{url} expired, although {pod.process.name} runs and reaches Redis")
+
+    def _judge_late(self) -> None:
+        """After a heartbeat nobody is in service whose time is over."""
+        now = self._now()
+        for url in self._announced():
+            found, holder = self._replica(str(url)), self._holders.get(str(url))
+            if found.get("admin") == "removed" or found.get("removes_when_drained") == "1":
+                continue
+            since = max(holder.beat_at if holder else float("-inf"), self._resumed_at, self._back_at)
+            if now - since > TTL_SECONDS + MARGIN_SECONDS:
+                self.problems.append(f"{url} is in service {now - since:.2f} s after its last heartbeat")
+
+    def _compare_loads(self, name: str) -> None:
+        """None that has expired takes a new session."""
+        loads = {str(url): self._replica(str(url)) for url in self._keyspace.values.get(self._keys.departing) or ()}
+        for url, found in loads.items():
+            load = int(found.get("in_flight", "0"))
+            if url in self._loads and load > self._loads[url] and name not in PUTTING_BACK:
+                self.problems.append(f"{name} placed a session on {url}, which has expired")
+        self._loads = {
+            url: int(found.get("in_flight", "0")) for url, found in loads.items() if "expired_at_ms" in found
+        }
