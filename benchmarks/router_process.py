@@ -7,6 +7,7 @@ Its settings come as the first line: `config` (of `RouterConfig`), `replicas` (u
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import json
 import logging
@@ -15,6 +16,7 @@ import tracemalloc
 
 from benchmarks.processes import Answer, parent_input, serve, until, write_answer
 from shared_registry import Lease, RouterConfig, SharedReplicaRegistry
+from shared_registry.aio.garbage import rare_collections
 from shared_registry.cli.serving_loop import serving_loop_factory
 from shared_registry.model import ReplicaEndpoint
 from shared_registry.probing import HttpProber
@@ -96,7 +98,10 @@ async def main() -> None:
     )
     try:
         questions = {"wait_for_slot": wait_for_slot, "release": release}
-        await serve(questions | {"usage": usage, "all_healthy": all_healthy}, lines)
+        # As `shared-registry serve` and `probe` do.
+        collections = contextlib.nullcontext() if settings.get("is_traced") else rare_collections()
+        with collections:
+            await serve(questions | {"usage": usage, "all_healthy": all_healthy}, lines)
     finally:
         await registry.stop()
 

@@ -29,6 +29,8 @@ class Level(enum.Enum):
 class FleetCounts:
     """Counts of replicas and slots. `add` each record; 10,000 records may be added in several pieces.
 
+    Who keeps the counts takes the former record of a replica out with `remove`, and adds its present one.
+
     Attributes:
         registered: All replicas.
         active: Replicas that are neither draining nor disabled.
@@ -43,7 +45,7 @@ class FleetCounts:
         slots: The capacity of the selectable replicas, without unlimited ones.
         taken: The sessions on those; more than a replica's capacity counts as its capacity.
         sessions: The sessions on all replicas.
-        has_unlimited: Whether a selectable replica has no limit.
+        unlimited: The selectable replicas that have no limit.
     """
 
     registered: int = 0
@@ -59,7 +61,7 @@ class FleetCounts:
     slots: int = 0
     taken: int = 0
     sessions: int = 0
-    has_unlimited: bool = False
+    unlimited: int = 0
 
     @classmethod
     def of(cls, records: Iterable[ReplicaRecord]) -> FleetCounts:
@@ -71,26 +73,38 @@ class FleetCounts:
 
     def add(self, record: ReplicaRecord) -> None:
         """Count one replica."""
+        self._count(record, 1)
+
+    def remove(self, record: ReplicaRecord) -> None:
+        """Count one replica no longer, whose record is the one that was added."""
+        self._count(record, -1)
+
+    def _count(self, record: ReplicaRecord, one: int) -> None:
         capacity = record.endpoint.capacity
-        self.registered += 1
-        self.sessions += record.in_flight
-        self.suspected += bool(record.doubt.suspicion)
-        self.over_capacity += 0 < capacity < record.in_flight
+        self.registered += one
+        self.sessions += one * record.in_flight
+        self.suspected += one * bool(record.doubt.suspicion)
+        self.over_capacity += one * (0 < capacity < record.in_flight)
         if record.admin is AdminState.DRAINING:
-            self.draining += 1
+            self.draining += one
         elif record.admin is not AdminState.ACTIVE:
-            self.disabled += 1
+            self.disabled += one
         else:
-            self.active += 1
-            self.unknown += record.health.status is ReplicaStatus.UNKNOWN
+            self.active += one
+            self.unknown += one * (record.health.status is ReplicaStatus.UNKNOWN)
             if record.health.status is ReplicaStatus.HEALTHY:
-                self.healthy += 1
-                self.ejected += record.ejected_until is not None
+                self.healthy += one
+                self.ejected += one * (record.ejected_until is not None)
         if record.is_selectable:
-            self.selectable += 1
-            self.has_unlimited |= not capacity
-            self.slots += capacity
-            self.taken += min(record.in_flight, capacity)
+            self.selectable += one
+            self.unlimited += one * (not capacity)
+            self.slots += one * capacity
+            self.taken += one * min(record.in_flight, capacity)
+
+    @property
+    def has_unlimited(self) -> bool:
+        """Whether a selectable replica has no limit."""
+        return self.unlimited > 0
 
     @property
     def is_full(self) -> bool:

@@ -82,9 +82,10 @@ class Wheel:
         return ended
 
     def _place(self, limit: Limit) -> None:
-        number = max(math.ceil(limit.due / SLOT_SECONDS), self._turned + 1)
-        limit.slot = min(number, self._turned + SLOTS - 1) % SLOTS
-        self._slots[limit.slot].add(limit)
+        ahead = math.ceil(limit.due / SLOT_SECONDS) - self._turned
+        ahead = 1 if ahead < 1 else SLOTS - 1 if ahead >= SLOTS else ahead
+        limit.slot = slot = (self._turned + ahead) % SLOTS
+        self._slots[slot].add(limit)
 
     def _extend(self, late: float, now: float) -> None:
         everything = [limit for slot in self._slots for limit in slot]

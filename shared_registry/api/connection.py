@@ -8,6 +8,7 @@ a request is, or how many a client sends before it has read the answer to the fi
 from __future__ import annotations
 
 import asyncio
+from email.utils import formatdate
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
@@ -78,6 +79,7 @@ class ImpatientConnection(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         """Expect the rest of the request."""
         self._expect_request()
+        self.server_state.default_headers = [(b"date", formatdate(usegmt=True).encode())]
         super().on_message_begin()
         if self._certificate_name is not None:
             self.scope["extensions"] = {CERTIFICATE: {"name": self._certificate_name}}

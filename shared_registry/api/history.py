@@ -35,14 +35,11 @@ class History:
 
     def __init__(self) -> None:
         self.samples: deque[Sample] = deque(maxlen=KEPT)
-        self._since: dict[str, float | None] = {}
         self._changes: dict[str, deque[float]] = {}
 
-    def note_status(self, key: str, since: float | None, now: float) -> None:
-        """Note since when a replica has its status, and with it a change if that differs from the last time."""
-        if self._since.setdefault(key, since) != since:
-            self._since[key] = since
-            self._changes.setdefault(key, deque(maxlen=MOST_CHANGES)).append(now)
+    def note_change(self, key: str, now: float) -> None:
+        """Note that the status of a replica has changed."""
+        self._changes.setdefault(key, deque(maxlen=MOST_CHANGES)).append(now)
 
     def flaps(self, key: str, now: float) -> int:
         """Return how often the status of a replica has changed in the last half hour, as far as it was seen."""
@@ -57,5 +54,4 @@ class History:
 
     def forget(self, key: str) -> None:
         """Forget a replica that is not registered any more."""
-        self._since.pop(key, None)
         self._changes.pop(key, None)

@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from shared_registry.admin.observer import Observer
@@ -18,7 +18,7 @@ from shared_registry.aio.breath import Breath
 from shared_registry.api.history import SAMPLE_SECONDS, History, Sample
 from shared_registry.api.replica_rows import replica_row
 from shared_registry.errors import RegistryError
-from shared_registry.model import Event, ReplicaRecord
+from shared_registry.model import Event, Replica, ReplicaRecord
 from shared_registry.proxy.pool import Pool
 
 READ_SECONDS = 2.0
@@ -29,6 +29,8 @@ MOST_ROUTERS = 100
 AWAY_SECONDS = 2.0
 """How much older than usual the view is when Redis counts as away."""
 RETRY_SECONDS = 5.0
+COMPARED_AT_ONCE = 1000
+"""How many records are compared with the counted ones in one go, which takes some 0.2 ms."""
 
 
 class LivePool:
@@ -46,7 +48,9 @@ class LivePool:
         self._pool = pool
         self._refused = refused
         self._refused_before = refused()
-        self._records: dict[str, tuple[ReplicaRecord, int]] = {}
+        self._counts = FleetCounts()
+        self._counted: dict[str, ReplicaRecord] = {}
+        self._shown: dict[str, tuple[ReplicaRecord, int]] = {}
         self.rows: dict[str, str] = {}
         self.head: dict[str, Any] = {}
         self.history = History()
@@ -72,30 +76,61 @@ class LivePool:
         is_due = now - self._sampled_at >= SAMPLE_SECONDS
         if not is_watched and not is_due:
             return [], []
-        registry, breath, counts = self._pool.registry, Breath(), FleetCounts()
-        changed: list[str] = []
-        replicas = registry.all()
+        replicas = self._pool.registry.all()
+        gone = await self._count(replicas, now)
+        changed = await self._show(replicas, now) if is_watched else []
+        if not is_watched:
+            self._shown.clear()
+            self.rows.clear()
+        self.head = self._head(self._counts, now)
+        if is_due:
+            self._sample(self._counts, now)
+        return changed, gone
+
+    async def _count(self, replicas: Sequence[Replica], now: float) -> list[str]:
+        """Count the replicas. Those whose record is the one that was counted cost next to nothing.
+
+        Return the keys of the replicas that are gone.
+        """
+        breath, counted = Breath(), self._counted
+        for at in range(0, len(replicas), COMPARED_AT_ONCE):
+            records = (replica.record for replica in replicas[at : at + COMPARED_AT_ONCE])
+            for record in [record for record in records if counted.get(record.key) is not record]:
+                self._count_anew(record, now)
+                await breath.pause()
+            await breath.pause()
+        if len(counted) == len(replicas):
+            return []
+        present = {replica.record.key for replica in replicas}
+        gone = [key for key in counted if key not in present]
+        for key in gone:
+            self._counts.remove(counted.pop(key))
+            self._shown.pop(key, None)
+            self.rows.pop(key, None)
+            self.history.forget(key)
+        return gone
+
+    def _count_anew(self, record: ReplicaRecord, now: float) -> None:
+        former = self._counted.get(record.key)
+        if former is not None:
+            self._counts.remove(former)
+            if former.status_since != record.status_since:
+                self.history.note_change(record.key, now)
+        self._counted[record.key] = record
+        self._counts.add(record)
+
+    async def _show(self, replicas: Sequence[Replica], now: float) -> list[str]:
+        """Write the rows that have changed, and return their keys."""
+        breath, plan, changed = Breath(), self._pool.registry.plan, []
         for replica in replicas:
             await breath.pause()
             record = replica.record
-            counts.add(record)
-            self.history.note_status(record.key, record.status_since, now)
-            if is_watched and self._has_changed(record, flaps := self.history.flaps(record.key, now)):
-                self._records[record.key] = record, flaps
-                self.rows[record.key] = replica_row(record, registry.plan, flaps)
+            flaps = self.history.flaps(record.key, now)
+            if self._has_changed(record, flaps):
+                self._shown[record.key] = record, flaps
+                self.rows[record.key] = replica_row(record, plan, flaps)
                 changed.append(record.key)
-        present = {replica.key for replica in replicas}
-        gone = [key for key in self._records if key not in present]
-        for key in gone:
-            del self._records[key], self.rows[key]
-            self.history.forget(key)
-        if not is_watched:
-            self._records.clear()
-            self.rows.clear()
-        self.head = self._head(counts, now)
-        if is_due:
-            self._sample(counts, now)
-        return changed, gone
+        return changed
 
     async def read(self) -> None:
         """Read from Redis what the mirror does not have, until cancelled. Errors end nothing."""
@@ -149,7 +184,7 @@ class LivePool:
         }
 
     def _has_changed(self, record: ReplicaRecord, flaps: int) -> bool:
-        known = self._records.get(record.key)
+        known = self._shown.get(record.key)
         return known is None or known[0] is not record or known[1] != flaps
 
     def _head(self, counts: FleetCounts, now: float) -> dict[str, Any]:
@@ -180,7 +215,7 @@ class LivePool:
             "router": registry.router_key,
             "level": summary.level.value,
             "text": summary.text,
-            "counts": {name: getattr(counts, name) for name in FleetCounts.__slots__},
+            "counts": {name: getattr(counts, name) for name in (*FleetCounts.__slots__, "has_unlimited")},
             "leader": leader and {"router": leader.router, "epoch": leader.epoch, "since": leader.elected_at},
             "view_at": None if age is None else now - age,
             "loads_at": self._loads_at,

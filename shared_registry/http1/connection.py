@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import math
 import select
 import socket
 import ssl
+from collections.abc import Callable
 from typing import Protocol, cast
 
 from shared_registry.http1 import unread
 from shared_registry.http1.response import Receiver, ReplicaBroke, ResponseReader
 
 _LAST_CHUNK = b"0\r\n\r\n"
+OnEnd = Callable[[Exception | None], None]
+"""Is told of the end of an exchange: with the error if it has failed."""
 
 
 class ReplicaClosed(ReplicaBroke):
@@ -67,7 +71,6 @@ class ReplicaConnection(asyncio.Protocol):
     __slots__ = (
         "_acknowledged_at_first",
         "_active_at",
-        "_answered",
         "_first_byte_seconds",
         "_idle_since",
         "_is_chunked",
@@ -76,6 +79,7 @@ class ReplicaConnection(asyncio.Protocol):
         "_is_tls",
         "_loop",
         "_lost",
+        "_on_end",
         "_opening",
         "_poll",
         "_receiver",
@@ -108,7 +112,7 @@ class ReplicaConnection(asyncio.Protocol):
         self._socket: socket.socket | None = None
         self._is_tls = False
         self._lost: ReplicaClosed | None = None
-        self._answered: asyncio.Future[None] | None = None
+        self._on_end: OnEnd | None = None
         self._receiver: Receiver | None = None
         self._request: Request | None = None
         self._opening: list[bytes] | None = None
@@ -176,7 +180,7 @@ class ReplicaConnection(asyncio.Protocol):
         """Whether the connection can carry another exchange, as far as this side knows."""
         return (
             self._response.may_carry_more
-            and self._answered is None
+            and self._on_end is None
             and self._lost is None
             and not self._transport.is_closing()
         )
@@ -203,25 +207,42 @@ class ReplicaConnection(asyncio.Protocol):
         return not self._poll.poll(0)
 
     async def exchange(self, request: Request, head: bytes, receiver: Receiver, *, is_upgrade: bool = False) -> None:
-        """Send a request, and return when the response was received whole, or when the protocol was switched.
-
-        If it raises, or is cancelled, the connection is closed.
-
-        Args:
-            request: The request. Its body flows to this connection.
-            head: The head to send, which belongs to `request`.
-            receiver: Takes the response. Interim responses are skipped.
-            is_upgrade: Whether the request offers an upgrade.
+        """Do what `begin()` begins, and return at its end. If it raises, or is cancelled, the connection is closed.
 
         Raises:
             ReplicaClosed: The connection ended before that.
             ReplicaBroke: The replica did not answer with valid HTTP.
             ReplicaSilent: The replica sent nothing, or accepted nothing of the request, for too long.
         """
+        ended: asyncio.Future[None] = self._loop.create_future()
+        self.begin(request, head, receiver, functools.partial(_settle, ended), is_upgrade=is_upgrade)
+        try:
+            await ended
+        except BaseException:
+            self.give_up()
+            raise
+
+    def begin(
+        self, request: Request, head: bytes, receiver: Receiver, on_end: OnEnd, *, is_upgrade: bool = False
+    ) -> None:
+        """Send a request, and receive its response from now on.
+
+        Args:
+            request: The request. Its body flows to this connection.
+            head: The head to send, which belongs to `request`.
+            receiver: Takes the response. Interim responses are skipped.
+            on_end: Called once, later than this returns: with `None` when the response was received whole, or when the
+                protocol was switched; with the error when the exchange has failed, and the connection is closed. It
+                must not raise.
+            is_upgrade: Whether the request offers an upgrade.
+
+        Raises:
+            ReplicaClosed: The connection has ended already. Nothing was sent, and `on_end` is not called.
+        """
         if self._lost is not None or self._transport.is_closing():
             self.has_received, self.is_unread = False, True
             raise self._lost or ReplicaClosed("it closed the connection")
-        self._answered = answered = self._loop.create_future()
+        self._on_end = on_end
         self._receiver = receiver
         self._request = request
         self.has_received = self.is_unread = self._is_request_complete = False
@@ -240,21 +261,14 @@ class ReplicaConnection(asyncio.Protocol):
             opening, self._opening = b"".join(self._opening), None
             self._sent_bytes += len(opening)
             self._transport.write(opening)
-            await answered
         except BaseException:
-            self._response.may_carry_more = False
-            self._transport.abort()
+            self.give_up()
             raise
-        finally:
-            request.flow_nowhere()
-            self._answered = self._receiver = self._request = None
-            if self._is_paused:
-                self._is_paused = False
-                self._transport.resume_reading()
-        if not self._is_request_complete:
-            self._response.may_carry_more = False
-        self.is_used = True
-        self._idle_since = self._loop.time()
+
+    def give_up(self) -> None:
+        """Close the connection, and end the exchange under way, if there is one. Its `on_end` is not called."""
+        self._on_end = None
+        self._close()
 
     def switch_to(self, protocol: asyncio.Protocol) -> asyncio.Transport:
         """Hand the transport to another protocol, after the response 101."""
@@ -318,30 +332,31 @@ class ReplicaConnection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         """Read a piece of the response, and pass it on."""
         response, receiver = self._response, self._receiver
-        if receiver is None or self._answered is None or self._answered.done():
+        if receiver is None:
             response.may_carry_more = False  # nothing was requested
             self._transport.abort()
             return
         self.has_received = True
         try:
             self.after_switch = response.feed(data)
-            if self.after_switch is not None:
-                self._answered.set_result(None)
-            elif response.is_complete:
-                self._complete()
-            else:
+            if self.after_switch is None:
+                if response.is_complete:
+                    self._complete(receiver)
+                    return
                 receiver.flush()
         except Exception as error:  # noqa: BLE001  of the receiver, whatever it is
             self._fail(error)
             return
-        if response.is_begun:
+        if self.after_switch is not None:
+            self._succeed()
+        elif response.is_begun:
             self._active_at = self._loop.time()
 
     def eof_received(self) -> bool:
         """End a body whose end is the end of the connection. Keep the connection if a reset may still follow."""
-        if self._response.end_with_connection():
-            self._complete()
-        if self._answered is None or self._answered.done() or self.has_received or self._sent_bytes_before is None:
+        if self._response.end_with_connection() and self._receiver is not None:
+            self._complete(self._receiver)
+        if self._receiver is None or self.has_received or self._sent_bytes_before is None:
             return False
         self._wait_for_reset(self._loop.time() + unread.SECONDS)
         return True
@@ -375,11 +390,48 @@ class ReplicaConnection(asyncio.Protocol):
             self._sent_bytes += len(data)
             self._transport.write(data)
 
-    def _complete(self) -> None:
-        answered, receiver = self._answered, self._receiver
-        if answered is not None and receiver is not None and not answered.done():
+    def _complete(self, receiver: Receiver) -> None:
+        try:
             receiver.end()
-            answered.set_result(None)
+        except Exception as error:  # noqa: BLE001  of the receiver, whatever it is
+            self._fail(error)
+        else:
+            self._succeed()
+
+    def _succeed(self) -> None:
+        """End the exchange. The connection may carry another one if the request was sent whole."""
+        on_end = self._on_end
+        if not self._is_request_complete:
+            self._response.may_carry_more = False
+        self.is_used = True
+        self._idle_since = self._loop.time()
+        self._end()
+        if on_end is not None:
+            on_end(None)
+
+    def _fail(self, error: Exception) -> None:
+        """End the exchange under way, if there is one, by an error."""
+        on_end, self._on_end = self._on_end, None
+        self._response.may_carry_more = False
+        if on_end is not None:
+            self._close()
+            on_end(error)
+
+    def _close(self) -> None:
+        self._response.may_carry_more = False
+        self._transport.abort()
+        self._end()
+
+    def _end(self) -> None:
+        """Let go of the request and of who receives the response."""
+        request, self._request = self._request, None
+        self._on_end = self._receiver = self._opening = None
+        if request is not None:
+            request.flow_nowhere()
+        if self._is_paused:
+            self._is_paused = False
+            if not self._transport.is_closing():
+                self._transport.resume_reading()
 
     def _settle_unread(self) -> bool:
         """Note whether the request was certainly not read. Return whether that is settled."""
@@ -398,7 +450,12 @@ class ReplicaConnection(asyncio.Protocol):
         elif not self._transport.is_closing():
             self._loop.call_later(unread.POLL_SECONDS, self._wait_for_reset, until)
 
-    def _fail(self, error: Exception) -> None:
-        self._response.may_carry_more = False
-        if self._answered is not None and not self._answered.done():
-            self._answered.set_exception(error)
+
+def _settle(ended: asyncio.Future[None], error: Exception | None) -> None:
+    """Let the coroutine of an exchange go on, unless it was cancelled."""
+    if ended.done():
+        return
+    if error is None:
+        ended.set_result(None)
+    else:
+        ended.set_exception(error)

@@ -6,6 +6,7 @@ encodings other than chunked, control characters in headers, and heads that do n
 
 from __future__ import annotations
 
+import functools
 import re
 from typing import Protocol
 
@@ -15,6 +16,8 @@ from shared_registry.http1.fields import WITHOUT_BODY, Headers, malformed, name_
 
 LONGEST_HEAD = 64 * 1024
 """The most bytes of a response's head, or of a body's framing between two pieces of it."""
+KNOWN_HEADS, LONGEST_KNOWN = 256, 1024
+"""How many heads are remembered, and the longest of them: within a second, a server sends equal ones."""
 SWITCHING_PROTOCOLS = 101
 
 _FIRST_BYTE = b"H"[0]
@@ -162,9 +165,8 @@ class ResponseReader:
             self._is_interim = True
             self._head = self._head[self._head.find(_END_OF_HEAD) + len(_END_OF_HEAD) :]
             return
-        fields = self._take_fields()
-        if name := malformed(fields):
-            raise ReplicaBroke(f"the value of {name.decode()} has control characters")
+        head, self._head = self._head[: self._head.find(_END_OF_HEAD)], b""
+        fields = (_known_fields if len(head) <= LONGEST_KNOWN else _fields_of)(head)
         self._unread_bytes = 0
         self.status = status
         self.is_begun = True
@@ -201,16 +203,6 @@ class ResponseReader:
 
     # Inside
 
-    def _take_fields(self) -> list[tuple[bytes, bytes]]:
-        """Return the headers of the head that the parser has just read, with names in lower case."""
-        end = self._head.find(_END_OF_HEAD)
-        found = _FIELD.findall(self._head, 0, end)
-        self._head = b""
-        if not found:
-            return []
-        names, values = zip(*found, strict=True)
-        return list(zip(map(bytes.lower, names), values, strict=True))
-
     def _failure(self, error: httptools.HttpParserError) -> Exception | None:
         """Return what has failed when the parser has raised an error."""
         if isinstance(error, httptools.HttpParserCallbackError) and isinstance(error.__context__, Exception):
@@ -223,6 +215,25 @@ class ResponseReader:
         if isinstance(error, httptools.HttpParserInvalidStatusError) or self._parser.get_status_code() < 100:
             return ReplicaBroke("illegal status line")
         return ReplicaBroke(f"illegal header line: {error}")
+
+
+def _fields_of(head: bytes) -> tuple[tuple[bytes, bytes], ...]:
+    """Return the headers of a head that the parser has accepted, with names in lower case.
+
+    Args:
+        head: The head, without the end of its last line.
+
+    Raises:
+        ReplicaBroke: The value of one has control characters.
+    """
+    found = _FIELD.findall(head)
+    fields = tuple([(name.lower(), value) for name, value in found])
+    if name := malformed(fields):
+        raise ReplicaBroke(f"the value of {name.decode()} has control characters")
+    return fields
+
+
+_known_fields = functools.lru_cache(KNOWN_HEADS)(_fields_of)
 
 
 def _is_chunked(fields: Headers) -> bool:

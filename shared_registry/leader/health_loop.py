@@ -36,7 +36,7 @@ from shared_registry.model import (
 from shared_registry.probing import HttpProbe, HttpProber, ProbeOutcome, guarded
 from shared_registry.probing.listeners import ProbeListeners
 from shared_registry.probing.peer import KnownReplicas
-from shared_registry.probing.prober import WarmProbe
+from shared_registry.probing.prober import PromptProbe
 
 LONGEST_WAIT_SECONDS = 1.0
 GATHER_SECONDS = 0.02
@@ -44,8 +44,10 @@ GATHER_SECONDS = 0.02
 REVIEWED_AT_ONCE = 100
 """How many changed replicas are taken over before other tasks run: about a millisecond."""
 
-EFFORT_AT_ONCE, TASK_EFFORT = 192, 3
-"""How many probes begin before others have their turn, such as reports; a quarter if each opens a connection."""
+EFFORT_AT_ONCE, DIAL_EFFORT, TASK_EFFORT = 192, 2, 4
+"""How many probes begin before others have their turn, such as reports; half as many if each opens a connection, and a
+quarter if each needs a task.
+"""
 
 
 class ProbedReplicas(KnownReplicas, Protocol):
@@ -76,14 +78,38 @@ class _Run(NamedTuple):
     group: asyncio.TaskGroup
 
 
-@dataclass(slots=True)
-class _Begun:
-    """A probe under way: the replica as it was at its beginning, and the mandate under which it counts."""
+class _Probing:
+    """How a replica is probed as long as nothing about it changes; and its probe, while one is under way.
 
-    record: ReplicaRecord
-    mandate: Mandate
-    url: str
-    warm: WarmProbe | None = None
+    Attributes:
+        record: The replica as it was when the probe began.
+        mandate: The mandate under which the probe counts.
+        url: The url that is probed.
+        is_in_doubt: Whether a kept connection must not vouch for the replica.
+        prompt: The probe, if it needs no task.
+    """
+
+    __slots__ = ("_ended", "_run", "is_in_doubt", "mandate", "prompt", "record", "url")
+
+    def __init__(
+        self,
+        run: _Run,
+        record: ReplicaRecord,
+        mandate: Mandate,
+        url: str,
+        ended: Callable[[_Run, _Probing, ProbeOutcome | float], None],
+    ) -> None:
+        self.record = record
+        self.mandate = mandate
+        self.url = url
+        self.is_in_doubt = _is_in_doubt(record)
+        self.prompt: PromptProbe | None = None
+        self._run = run
+        self._ended = ended
+
+    def ended(self, outcome: ProbeOutcome | float) -> None:
+        """See `HttpProber.begin`."""
+        self._ended(self._run, self, outcome)
 
 
 class HealthLoop:
@@ -116,6 +142,7 @@ class HealthLoop:
         self._replicas = replicas
         self._send_report = send_report
         self._probe = probe
+        self._prober = probe if isinstance(probe, HttpProber) else None
         self._settings = settings
         self._clock = clock
         self._rng = rng
@@ -128,10 +155,11 @@ class HealthLoop:
         self._needs_fresh: set[str] = set()
         self._changed: set[str] | None = None
         self._urls: dict[str, str] = {}
+        self._probing: dict[str, _Probing] = {}
         self._is_running = False
         self._wake = asyncio.Event()
         self._waits_until = math.inf
-        self._warm: set[WarmProbe] = set()
+        self._prompt: set[PromptProbe] = set()
         self._free = settings.concurrency
         self._effort = 0
         self._broken: Exception | None = None
@@ -184,6 +212,7 @@ class HealthLoop:
         self._sampling = Sampling(interval_seconds=self._settings.interval_seconds)
         self._called.clear()
         self._urls.clear()
+        self._probing.clear()
         self._needs_fresh.clear()
         schedule = Schedule(
             interval=self._settings.interval_seconds,
@@ -220,6 +249,7 @@ class HealthLoop:
         self, authority: Authority, schedule: Schedule, reports: Reports, group: asyncio.TaskGroup
     ) -> None:
         mandate = authority.mandate
+        run = _Run(authority, schedule, reports, group)
         await self._take_over(authority, schedule)
         schedule.hasten_next(self._clock.monotonic())
         self._free, self._broken = self._settings.concurrency, None
@@ -232,15 +262,15 @@ class HealthLoop:
                 if self._has_changes:
                     await self._follow(authority, schedule)
                 self._hasten_called(schedule)
-                has_begun = self._begin_due(authority, schedule, reports, group)
+                has_begun = self._begin_due(run, mandate if mandate == authority.mandate else authority.mandate)
                 due = schedule.next_due() if self._free else math.inf
                 if has_begun:
                     due = max(due, self._clock.monotonic() + GATHER_SECONDS)
                 await self._wait_until(due)
         finally:
-            for probe in self._warm:
+            for probe in self._prompt:
                 probe.cancel()
-            self._warm.clear()
+            self._prompt.clear()
 
     def _complain(self, authority: Authority, schedule: Schedule) -> None:
         """Stand aside if this router is not fit to probe for all."""
@@ -258,71 +288,76 @@ class HealthLoop:
             if schedule.hasten(called, now=self._clock.monotonic()):
                 self._needs_fresh.add(called)
 
-    def _begin_due(self, authority: Authority, schedule: Schedule, reports: Reports, group: asyncio.TaskGroup) -> bool:
+    def _begin_due(self, run: _Run, mandate: Mandate) -> bool:
         """Begin the probes that are due, as far as there is room. Return whether there were any."""
-        has_begun, run = False, _Run(authority, schedule, reports, group)
+        has_begun, now = False, self._clock.monotonic()
         self._effort = EFFORT_AT_ONCE
-        while self._free and self._effort > 0 and (key := schedule.pop_due(self._clock.monotonic())) is not None:
+        while self._free and self._effort > 0 and (key := run.schedule.pop_due(now)) is not None:
             has_begun = True
-            self._listeners.counts.begun(self._clock.monotonic() - schedule.popped_due)
-            self._begin(run, key)
+            self._listeners.counts.begun(now - run.schedule.popped_due)
+            self._begin(run, mandate, key)
         return has_begun
 
-    def _begin(self, run: _Run, key: str) -> None:
-        """Begin a probe, over the kept connection if there is one that may vouch for the replica."""
+    def _begin(self, run: _Run, mandate: Mandate, key: str) -> None:
+        """Begin a probe, without a task if possible, and over the kept connection if that may vouch for the replica."""
         record = self._replicas.record(key)
-        if record is None or not record.is_probed or not run.authority.covers(key):  # changed since it became due
+        is_changed = record is None or not record.is_probed or not run.authority.covers(key)  # since it became due
+        if record is None or is_changed or run.reports.is_behind(key):
             run.schedule.put_back(key, due=self._clock.monotonic() + self._settings.fast_interval_seconds)
             return
-        if run.reports.is_behind(key):
-            run.schedule.put_back(key, due=self._clock.monotonic() + self._settings.fast_interval_seconds)
-            return
-        is_fresh = key in self._needs_fresh or _is_in_doubt(record)
-        self._needs_fresh.discard(key)
-        begun = _Begun(record, run.authority.mandate, self._url(record))
+        probing = self._probing.get(key)
+        if probing is None or probing.record is not record or probing.mandate is not mandate:
+            probing = _Probing(run, record, mandate, self._url(record), self._prompt_ended)
+            self._probing[key] = probing
+        is_fresh = probing.is_in_doubt
+        if self._needs_fresh and key in self._needs_fresh:
+            self._needs_fresh.discard(key)
+            is_fresh = True
         self._free -= 1
-        warm = None
-        if not is_fresh and isinstance(self._probe, HttpProber):
-            ended = functools.partial(self._warm_ended, run, begun)
-            warm = begun.warm = self._probe.begin(begun.url, timeout=self._settings.timeout_seconds, ended=ended)
-        self._effort -= 1
-        if warm is not None:
-            self._warm.add(warm)
+        prompt = None
+        if self._prober is not None:
+            timeout = self._settings.timeout_seconds
+            prompt = self._prober.begin(probing.url, timeout=timeout, ended=probing.ended, fresh=is_fresh)
+        probing.prompt = prompt
+        if prompt is not None:
+            self._prompt.add(prompt)
+            self._effort -= DIAL_EFFORT if prompt.opens_connection else 1
         else:
             self._effort -= TASK_EFFORT
-            run.group.create_task(self._ask(run, begun, fresh=is_fresh))
+            run.group.create_task(self._ask(run, probing, fresh=is_fresh))
 
-    def _warm_ended(self, run: _Run, begun: _Begun, outcome: ProbeOutcome | float) -> None:
-        if begun.warm is not None:
-            self._warm.discard(begun.warm)
+    def _prompt_ended(self, run: _Run, probing: _Probing, outcome: ProbeOutcome | float) -> None:
+        if probing.prompt is not None:
+            self._prompt.discard(probing.prompt)
+            probing.prompt = None
         if isinstance(outcome, float):
-            run.group.create_task(self._ask(run, begun, fresh=True, spent=outcome))
+            run.group.create_task(self._ask(run, probing, fresh=True, spent=outcome))
             return
         try:
-            self._end(run, begun, outcome)
+            self._end(run, probing, outcome)
         except Exception as error:  # noqa: BLE001  the loop raises it; nobody else would hear of it
             self._broken = error
             self._wake.set()
 
-    async def _ask(self, run: _Run, begun: _Begun, *, fresh: bool, spent: float = 0.0) -> None:
+    async def _ask(self, run: _Run, probing: _Probing, *, fresh: bool, spent: float = 0.0) -> None:
         """Probe in a task of its own."""
         try:
-            outcome = await guarded(self._probe, begun.url, self._settings.timeout_seconds, fresh=fresh, spent=spent)
+            outcome = await guarded(self._probe, probing.url, self._settings.timeout_seconds, fresh=fresh, spent=spent)
         except BaseException:
             self._free += 1
             raise
-        self._end(run, begun, outcome)
+        self._end(run, probing, outcome)
 
-    def _end(self, run: _Run, begun: _Begun, outcome: ProbeOutcome) -> None:
+    def _end(self, run: _Run, probing: _Probing, outcome: ProbeOutcome) -> None:
         self._free += 1
         if self._free == 1:
             self._wake.set()
-        if self._settle(begun.record, outcome, run.schedule):
-            result = self._result(begun.record, outcome, outcome.named_address(begun.url))
+        if self._settle(probing.record, outcome, run.schedule):
+            result = self._result(probing.record, outcome, outcome.named_address(probing.url))
             if result is not None:
                 is_settled = outcome.error is None and outcome.trouble is None
                 pace = self._settings.interval_seconds if is_settled else self._settings.fast_interval_seconds
-                run.reports.add(result, begun.mandate, good_seconds=self._settings.timeout_seconds + pace)
+                run.reports.add(result, probing.mandate, good_seconds=self._settings.timeout_seconds + pace)
         if run.schedule.next_due() + GATHER_SECONDS < self._waits_until:
             self._wake.set()
 
@@ -357,6 +392,7 @@ class HealthLoop:
             schedule.drop(key)
             self._local_health.forget(key)
             self._sampling.forget(key)
+            self._probing.pop(key, None)
             self._forget_url(key)
             return
         schedule.add(record, now=self._clock.monotonic(), server_now=server_now)
@@ -412,9 +448,9 @@ class HealthLoop:
             self._listeners.on_reach(record.key, True)  # noqa: FBT003  the state to set
         elif outcome.trouble is None and self._is_handed_over(record):
             self._listeners.on_reach(record.key, False)  # noqa: FBT003  the state to set
-        is_healthy = record.health.status is ReplicaStatus.HEALTHY
-        self._local_health.note(record.key, outcome.trouble, is_healthy=is_healthy)
-        if self._local_health.complaint(replicas, now=self._clock.monotonic()) is not None:
+        health = self._local_health
+        health.note(record.key, outcome.trouble, is_healthy=record.health.status is ReplicaStatus.HEALTHY)
+        if health.may_complain and health.complaint(replicas, now=self._clock.monotonic()) is not None:
             self._wake.set()
 
     def _is_handed_over(self, record: ReplicaRecord) -> bool:

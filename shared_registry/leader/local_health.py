@@ -88,6 +88,11 @@ class LocalHealth:
         wrong = {key for key, at in self._refuted.items() if now - at <= self._memory_seconds}
         return 1 - len(self._probed & (wrong | self._unsure.keys())) / len(self._probed)
 
+    @property
+    def may_complain(self) -> bool:
+        """Whether there is any reason to ask for a complaint."""
+        return bool(self._refuted or self._unsure)
+
     def complaint(self, replicas: int, *, now: float) -> str | None:
         """Return why another router should be the leader; `None` if this one may stay.
 
@@ -95,7 +100,7 @@ class LocalHealth:
             replicas: How many replicas are probed.
             now: The monotonic clock.
         """
-        if not self._refuted and not self._unsure:
+        if not self.may_complain:
             return None
         if self.is_contradicted(replicas, now=now):
             return (

@@ -8,13 +8,14 @@ it why its predecessor resigned; it then keeps the lead, and only says so in its
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import random
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
 from shared_registry.aio.backoff import Backoff
-from shared_registry.aio.clock import Clock
+from shared_registry.aio.clock import Clock, wait_until
 from shared_registry.errors import Fenced, KeyConflict, StoreError
 from shared_registry.leader.authority import Authority, Mandate
 from shared_registry.model import Event, EventKind, ProbeResult, Share, Thresholds
@@ -24,6 +25,8 @@ RESULTS_AT_ONCE = 60
 BEHIND = 4 * RESULTS_AT_ONCE
 """From how many results on that wait, replicas are not probed again before theirs is reported."""
 REPORT_INTERVAL_SECONDS = 0.1
+IDLE_SECONDS = 0.5
+"""How often the end of the authority is looked for while there is nothing to report."""
 CONFIRMATIONS_AT_MOST = 5
 """After so many renewals of the authority during which no report succeeded, a leader stands aside."""
 MEMORY_SECONDS = 600.0
@@ -92,6 +95,7 @@ class Reports:
         self._clock = clock
         self._backoff = Backoff(first_seconds=REPORT_INTERVAL_SECONDS, rng=rng)
         self._results: list[_Found] = []
+        self._has_come = asyncio.Event()
         self._waiting: set[str] = set()
         self._batch: Sequence[_Found] = ()
         self._number = 0
@@ -103,6 +107,7 @@ class Reports:
         """Take a result of now, which is dropped if Redis does not take it within that time."""
         self._results.append(_Found(result, mandate, self._clock.monotonic() + good_seconds))
         self._waiting.add(result.key)
+        self._has_come.set()
 
     def is_behind(self, key: str) -> bool:
         """Return whether many results wait, and one of this replica among them.
@@ -117,7 +122,7 @@ class Reports:
         self._waiting.clear()
 
     async def run(self) -> None:
-        """Send results as they come, as long as the authority is current.
+        """Send results as they come, as long as the authority is current. The first one waits for others a moment.
 
         Raises:
             Fenced: Another router is the leader.
@@ -125,7 +130,7 @@ class Reports:
         """
         delay = REPORT_INTERVAL_SECONDS
         while self._authority.is_current:
-            await self._clock.sleep(delay)
+            await self._clock.sleep(delay if await self._has_work() else delay / 2)
             try:
                 await self.send_all()
             except Fenced:
@@ -135,6 +140,15 @@ class Reports:
                 delay = self._backoff.next_seconds()
             else:
                 delay = REPORT_INTERVAL_SECONDS
+
+    async def _has_work(self) -> bool:
+        """Return whether results wait already; otherwise wait for the first one, for some time."""
+        if self._results or self._batch:
+            return True
+        self._has_come.clear()
+        until = min(self._clock.monotonic() + IDLE_SECONDS, self._authority.ends_at)
+        await wait_until(self._clock, until, self._has_come)
+        return False
 
     async def send_all(self) -> None:
         """Send all results, as long as the authority is current. Results that are too old are dropped.

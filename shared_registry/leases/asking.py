@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import Awaitable, Callable, Collection
 from typing import TypeVar
 
 from shared_registry.aio.clock import Clock
 from shared_registry.config import RouterConfig
-from shared_registry.errors import Saturated, Settling, SlotMigrating, StoreError, StoreUnavailable, UsageError
+from shared_registry.errors import Saturated, Settling, SlotMigrating, StoreError, StoreRefused, StoreUnavailable
 from shared_registry.leases.attempts import Attempts
 from shared_registry.leases.lease import HeldLease, Lease
 from shared_registry.leases.lease_news import LeaseNews
@@ -64,6 +65,7 @@ class Acquirer:
         self._outage = outage
         self._reconciler = reconciler
         self._mirror = mirror
+        self._view = mirror.view
         self._emitter = mirror.emitter
         self._news = LeaseNews(mirror.emitter, clock)
         self._end = end
@@ -117,7 +119,7 @@ class Acquirer:
                 finally:
                     self._give_up(request)
                 await self._clock.sleep(min(POLL_SECONDS, left))
-                self._asker.expect_open(request)
+                request.expect_open()
                 request = self._asker.again(request, attempts)
         except BaseException as error:
             if self._emitter.has_listeners:
@@ -132,25 +134,17 @@ class Acquirer:
         """
         try:
             found = await self._find(request, deadline, on_position)
-            self._asker.expect_open(request)
+            request.expect_open()
         except (SlotMigrating, Settling):
             raise
         except AWAY as error:
-            self._asker.expect_open(request)
-            replica = await self._outage.place(
-                error, avoided=request.avoided, excluded=request.excluded, takes_spare=request.takes_spare
-            )
-            self._asker.expect_open(request)
-            self._reconciler.ask()
-            self._outage.begin(error)
-            revision = replica.record.revision
-            return self._hold(request, replica, revision, is_degraded=True, is_spare=not replica.record.is_selectable)
+            return await self._place_alone(request, error)
         if isinstance(found, Denied):
             self._ledger.drop(request.lease_id)
             if self._outage.left_to_others():
                 raise StoreUnavailable(SETTLING)
             raise self._router_queue.refusal(found, request)
-        replica = await self._mirror.handle(found.key)
+        replica = self._view.get(found.key) or await self._mirror.handle(found.key)
         if self._outage.was_refused and replica.key in self._outage.left_to_others():
             # There are two cases. Concurrent calls of this router have used up its share. Or the queue granted a slot
             # that another router freed, and that router counts the slot in its own share until shares are computed
@@ -159,6 +153,17 @@ class Acquirer:
         self._outage.end()
         request.sequence = found.sequence or request.sequence
         return self._hold(request, replica, found.revision, is_spare=found.is_spare, has_returned=found.has_returned)
+
+    async def _place_alone(self, request: SlotRequest, error: StoreUnavailable | StoreRefused) -> Lease:
+        request.expect_open()
+        replica = await self._outage.place(
+            error, avoided=request.avoided, excluded=request.excluded, takes_spare=request.takes_spare
+        )
+        request.expect_open()
+        self._reconciler.ask()
+        self._outage.begin(error)
+        revision = replica.record.revision
+        return self._hold(request, replica, revision, is_degraded=True, is_spare=not replica.record.is_selectable)
 
     def _find(
         self, request: SlotRequest, deadline: float | None, on_position: OnPosition | None
@@ -235,7 +240,6 @@ class Asker:
         self._has_panic = settings.effective_panic_percent > 0
         self._settling_seconds = settings.redis_timeout_seconds
         self._clock = clock
-        self._closings = 0
 
     def request(
         self, session: str | None, avoided: Collection[str], attempts: Attempts, *, lease_id: str | None = None
@@ -250,7 +254,8 @@ class Asker:
             lease_id or new_lease_id(session, needs_healthy=not takes_spare or bool(attempts.excluded)),
             avoided,
             attempts.excluded,
-            self._closings,
+            self._ledger.closings,
+            self._ledger,
             session,
             sequence=attempts.sequence,
             takes_spare=takes_spare,
@@ -263,20 +268,9 @@ class Asker:
         repeated.asked_at, repeated.waits_since = request.asked_at, request.waits_since
         return repeated
 
-    def expect_open(self, request: SlotRequest) -> None:
-        """Refuse a request that began before the registry was stopped.
-
-        The router has left by then, and would not keep the lease alive.
-
-        Raises:
-            UsageError: The registry was stopped after the request began.
-        """
-        if request.closings != self._closings:
-            raise UsageError("the registry was stopped while a session was being placed")
-
     def close(self) -> None:
         """End all requests that have begun."""
-        self._closings += 1
+        self._ledger.closings += 1
         self._store.end_waits("the registry was stopped")
 
     async def ask(self, request: SlotRequest, *, patience_seconds: float | None = None) -> Grant | Denied:
@@ -291,22 +285,32 @@ class Asker:
             StoreUnavailable: Redis did not answer in time, or does not let this router join.
             Settling: Sessions are being put back after a loss, and that takes long.
         """
-        deadline = self._clock.monotonic() + self._settling_seconds
+        joins, deadline = 0, math.inf
         while True:
-            answer = await self._as_member(request, 0, patience_seconds)
+            if self._ledger.unrecorded:
+                await self._catch_up(patience_seconds)
+            answer = await self._send(request, 0, patience_seconds)
+            if isinstance(answer, Grant):
+                return answer
             if isinstance(answer, Queued):
                 raise StoreError("Redis gave a position in the queue to a session that does not wait")
-            if not isinstance(answer, Denied) or answer.reason is not Denial.SETTLING:
+            if answer.reason is Denial.NOT_REGISTERED:
+                joins = await self._rejoin(request, joins, patience_seconds)
+            elif answer.reason is Denial.SETTLING:
+                deadline = await self._pause(request, deadline)
+            else:
                 return answer
-            if self._clock.monotonic() >= deadline:
-                self._ledger.drop(request.lease_id)
-                raise Settling(PUT_BACK)
-            await self._clock.sleep(SETTLING_PAUSE_SECONDS)
-            self.expect_open(request)
 
-    def ask_to_wait(self, request: SlotRequest, *, patience_seconds: float) -> Awaitable[Grant | Queued | Denied]:
+    async def ask_to_wait(self, request: SlotRequest, *, patience_seconds: float) -> Grant | Queued | Denied:
         """Ask once for a slot, or for a position in the queue if no slot is free; see `ask`."""
-        return self._as_member(request, self._max_queue, patience_seconds)
+        joins = 0
+        while True:
+            if self._ledger.unrecorded:
+                await self._catch_up(patience_seconds)
+            answer = await self._send(request, self._max_queue, patience_seconds)
+            if not isinstance(answer, Denied) or answer.reason is not Denial.NOT_REGISTERED:
+                return answer
+            joins = await self._rejoin(request, joins, patience_seconds)
 
     def can_place_alone(self, request: SlotRequest, error: StoreError) -> bool:
         """Whether this router may place the session without Redis, which failed with this error."""
@@ -317,23 +321,46 @@ class Asker:
         )
         return replica is not None
 
-    async def _as_member(
-        self, request: SlotRequest, max_queue: int, patience_seconds: float | None
-    ) -> Grant | Queued | Denied:
-        """Ask as a live router: join the live routers first if Redis does not list this one."""
-        for _ in range(TRIES_TO_JOIN):
-            if self._ledger.unrecorded:
-                await _within(patience_seconds, self._recovery.catch_up())
-            answer = await self._receive_answer(request, max_queue, patience_seconds)
-            if not _is_not_registered(answer):
-                return answer
-            self.expect_open(request)
-            # Another router reaped this one, or history was lost. The leases that are still held here must be put back
-            # before a new lease is granted.
-            await _within(patience_seconds, self._recovery.rejoin())
-        raise StoreUnavailable("this router is not among the live ones, although it has just sent a heartbeat")
+    async def _catch_up(self, patience_seconds: float | None) -> None:
+        await _within(patience_seconds, self._recovery.catch_up())
 
-    def _receive_answer(
+    async def _rejoin(self, request: SlotRequest, joins: int, patience_seconds: float | None) -> int:
+        """Join the live routers again: another router reaped this one, or history was lost.
+
+        The leases that are still held here must be put back before a new lease is granted.
+
+        Args:
+            request: A request that was refused, because this router is not among the live ones.
+            joins: How often it was before.
+            patience_seconds: How long that may take; `None` for as long as Redis answers.
+
+        Returns:
+            How often it was.
+
+        Raises:
+            StoreUnavailable: It was refused too often.
+        """
+        request.expect_open()
+        await _within(patience_seconds, self._recovery.rejoin())
+        if joins + 1 >= TRIES_TO_JOIN:
+            raise StoreUnavailable("this router is not among the live ones, although it has just sent a heartbeat")
+        return joins + 1
+
+    async def _pause(self, request: SlotRequest, deadline: float) -> float:
+        """Pause while sessions are put back after a loss. Return until when to try again, from the first pause on.
+
+        Raises:
+            Settling: The deadline has passed.
+        """
+        now = self._clock.monotonic()
+        if now >= deadline:
+            self._ledger.drop(request.lease_id)
+            raise Settling(PUT_BACK)
+        await self._clock.sleep(SETTLING_PAUSE_SECONDS)
+        request.expect_open()
+        return min(deadline, now + self._settling_seconds)
+
+    def _send(
         self, request: SlotRequest, max_queue: int, patience_seconds: float | None
     ) -> Awaitable[Grant | Queued | Denied]:
         """Ask Redis and receive the answer, even if the caller is cancelled after the request was sent.
@@ -349,27 +376,8 @@ class Asker:
             avoided=request.avoided,
             excluded={*request.excluded, *left_to_others} if left_to_others else request.excluded,
             patience_seconds=patience_seconds,
-            progress=_RequestProgress(self, self._ledger, request),
+            progress=request,
         )
-
-
-class _RequestProgress:
-    """Records how far a request has come."""
-
-    __slots__ = ("_asker", "_ledger", "_request")
-
-    def __init__(self, asker: Asker, ledger: Ledger, request: SlotRequest) -> None:
-        self._asker = asker
-        self._ledger = ledger
-        self._request = request
-
-    def sent(self) -> None:
-        self._asker.expect_open(self._request)
-        self._request.is_in_doubt = True
-        self._ledger.ask(self._request.lease_id)
-
-    def settled(self) -> None:
-        self._request.is_in_doubt = False
 
 
 async def _within(patience_seconds: float | None, work: Awaitable[T]) -> T:
@@ -383,7 +391,3 @@ async def _within(patience_seconds: float | None, work: Awaitable[T]) -> T:
             return await work
     except TimeoutError:
         raise Busy("this router could not join the live routers again in time") from None
-
-
-def _is_not_registered(answer: object) -> bool:
-    return isinstance(answer, Denied) and answer.reason is Denial.NOT_REGISTERED

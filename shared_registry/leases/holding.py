@@ -112,7 +112,7 @@ class Holder:
 
         Redis removes them when their last session ends, but for sessions that ended before Redis had the replica back.
         """
-        drains = [one.key for one in self._mirror.view.all() if one.record.removes_when_drained]
+        drains = self._mirror.view.to_be_removed
         used = {lease.replica.key for lease in self._ledger.held.values()} if drains else ()
         return [key for key in drains if key not in used]
 
@@ -126,9 +126,7 @@ class Holder:
         was_taken_since = self._outage.degraded.give_back(lease.id)
         lease_id, ledger = lease.id, self._ledger
         try:
-            await self._store.release(
-                lease_id, affinity_seconds=self._affinity_seconds, on_end=lambda: ledger.end(lease_id)
-            )
+            await self._store.release(lease_id, affinity_seconds=self._affinity_seconds, on_end=ledger.end)
         except StoreError as error:
             ledger.fail_to_end(lease_id)
             self._outage.note_failure(error)

@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
+from shared_registry.errors import UsageError
 from shared_registry.leases.lease import HeldLease
 
 MOVES = "~moves"
@@ -44,7 +45,8 @@ class SlotRequest:
         lease_id: The id of the lease. It is the same at every repetition of the request.
         avoided: Canonical urls of replicas that are used only if no other replica is possible.
         excluded: Canonical urls of replicas that are never used, except after waiting in the queue.
-        closings: How often the registry had been stopped when the request began.
+        closings: See `Ledger.closings`, when the request began.
+        ledger: Records the request.
         session: The session's name that the caller gave, if any.
         asked_at: When the session began to ask, on the monotonic clock.
         waits_since: When it began to wait in the queue, on the monotonic clock; `None` if it does not.
@@ -57,12 +59,30 @@ class SlotRequest:
     avoided: Collection[str]
     excluded: Collection[str]
     closings: int
+    ledger: Ledger
     session: str | None = None
     asked_at: float = 0.0
     waits_since: float | None = None
     sequence: str = ""
     takes_spare: bool = True
     is_in_doubt: bool = False
+
+    def expect_open(self) -> None:
+        """Refuse a request that began before the registry was stopped.
+
+        The router has left by then, and would not keep the lease alive.
+
+        Raises:
+            UsageError: The registry was stopped after the request began.
+        """
+        if self.closings != self.ledger.closings:
+            raise UsageError("the registry was stopped while a session was being placed")
+
+    def sent(self) -> None:
+        """Record that the request is about to be sent."""
+        self.expect_open()
+        self.is_in_doubt = True
+        self.ledger.ask(self.lease_id)
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +111,7 @@ class Ledger:
 
     Attributes:
         acquires: How many ids were ever requested.
+        closings: How often the registry was stopped.
         held: The held leases by id.
         unconfirmed: Ids of held leases that Redis did not have when it was last compared with the ledger.
         unrecorded: Ids among the unconfirmed ones that must be put back before a new slot is requested.
@@ -108,7 +129,7 @@ class Ledger:
         self._acquiring: set[str] = set()
         self._ending: set[str] = set()
         self._sending: set[str] = set()
-        self.acquires = 0
+        self.acquires = self.closings = 0
         self._releases = 0
 
     @property
@@ -149,10 +170,10 @@ class Ledger:
 
     def begin_end(self, lease_id: str) -> bool:
         """Record that the release of a held lease begins and is being sent; return whether the lease was held."""
-        is_held = self._end_held(lease_id)
-        if is_held:
-            self._sending.add(lease_id)
-        return is_held
+        if not self._end_held(lease_id):
+            return False
+        self._sending.add(lease_id)
+        return True
 
     def end_abandoned(self) -> list[HeldLease]:
         """Record that the abandoned leases have ended, and that their release is still to be sent; return them."""
@@ -164,8 +185,9 @@ class Ledger:
         if record is None:
             return False
         record.has_ended = True
-        self.unconfirmed.discard(lease_id)
-        self.unrecorded.discard(lease_id)
+        if self.unconfirmed or self.unrecorded:
+            self.unconfirmed.discard(lease_id)
+            self.unrecorded.discard(lease_id)
         self._ending.add(lease_id)
         self._releases += 1
         return True
@@ -188,7 +210,8 @@ class Ledger:
         """Record that Redis has received the end of a lease."""
         self._ending.discard(lease_id)
         self._sending.discard(lease_id)
-        self.kept.pop(lease_id, None)
+        if self.kept:
+            self.kept.pop(lease_id, None)
 
     def confirm(self, lease_ids: Iterable[str], *, not_there: Iterable[str]) -> None:
         """Record that Redis has these leases now, except those on replicas that it does not know.

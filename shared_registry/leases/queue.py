@@ -202,7 +202,7 @@ class RouterQueue:
                     waiter.move(answer)
                     with call_at(self._clock, deadline, waiter.call):
                         await _until_called(asker, request, waiter)
-                    asker.expect_open(request)
+                    request.expect_open()
                 elif answer is not None and answer.reason not in _ASK_AGAIN:
                     return answer
             return waiter.grant or await _ask_last(asker, request, waiter)
@@ -234,7 +234,7 @@ class RouterQueue:
             # Redis is away; or only excluded replicas have room, and then there is no queue in which to wait; or the
             # queue is full while sessions are put back after a loss, and may not be full for long.
             await self._clock.sleep(min(POLL_SECONDS, deadline - self._clock.monotonic()))
-            asker.expect_open(request)
+            request.expect_open()
         return answer
 
     def refusal(self, denied: Denied, request: SlotRequest) -> Saturated | NoHealthyReplica:

@@ -24,7 +24,7 @@ import logging
 import math
 import random
 import time
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 
 from shared_registry.aio.backoff import Backoff
 from shared_registry.aio.breath import Breath
@@ -65,6 +65,7 @@ REPLICAS_A_SECOND = 2000
 """How many replicas refreshes read a second at most. More would take a large part of a core for what changes little."""
 logger = logging.getLogger(__name__)
 Notice = Callable[[Sequence[Event]], None]
+Prepare = Callable[[Mapping[str, ReplicaRecord]], Awaitable[None]]
 
 
 class Mirror:
@@ -130,6 +131,7 @@ class Mirror:
         self._backoff = Backoff(rng=rng)
         self._on_lost_history = on_lost_history
         self._listeners: list[Notice] = []
+        self._preparers: list[Prepare] = []
         self._confirmed_at: float | None = None
         self._polled_at = -math.inf
         self._refreshed_at: float | None = None
@@ -149,15 +151,24 @@ class Mirror:
         return None if self._refreshed_at is None else self._clock.monotonic() - self._refreshed_at
 
     @contextlib.contextmanager
-    def subscribed(self, *listeners: Notice) -> Iterator[None]:
+    def subscribed(self, *listeners: Notice, prepare: Prepare | None = None) -> Iterator[None]:
         """Within the block, call these listeners with the events of every step.
 
         They are called without events after a full read and after an outage. They must not block or raise.
+
+        Args:
+            listeners: The listeners.
+            prepare: Awaited with the records of a full read shortly before the listeners are called. It does there, in
+                pieces, what would keep the event loop waiting too long in a listener.
         """
+        preparers = [] if prepare is None else [prepare]
         self._listeners += listeners
+        self._preparers += preparers
         try:
             yield
         finally:
+            for one in preparers:
+                self._preparers.remove(one)
             for listener in listeners:
                 self._listeners.remove(listener)
 
@@ -181,7 +192,7 @@ class Mirror:
         """
         while True:
             try:
-                snapshot = await self._reader.snapshot(since)
+                snapshot = await self._reader.snapshot(since, known=self.record)
             except Gap:
                 since = None
                 await self._clock.sleep(self._backoff.next_seconds())
@@ -192,6 +203,8 @@ class Mirror:
         if history_id is not None and snapshot.head.history_id != history_id:
             raise Gap(HISTORY)
         await self.view.load(snapshot.records, snapshot.removed)
+        for prepare in self._preparers:
+            await prepare(snapshot.records)
         # From here on nothing else runs until all agrees.
         written_meanwhile = self._written_after(snapshot.head)
         self.generation += 1

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import MappingProxyType
 
+from shared_registry.aio.breath import Breath
 from shared_registry.happenings import (
     Emitter,
     FailureCause,
@@ -118,6 +119,23 @@ class News:
         elif self._reported is not None:
             self._report(events, self._reported)
 
+    async def prepare(self, records: Mapping[str, ReplicaRecord]) -> None:
+        """Compare the records of a full read in pieces, so that `notice` need not. For `Mirror.subscribed`.
+
+        A record in which nothing happened counts as reported from then on. `notice` compares the others again.
+        """
+        reported, breath = self._reported, Breath()
+        if reported is None:
+            return
+        for key, record in records.items():
+            before = reported.get(key)
+            if before is not None and before is not record and not any(_differences(before, record, at=0.0)):
+                reported[key] = record
+            if breath.is_over:
+                await breath.pause()
+                if self._reported is not reported:
+                    return
+
     def _take_as_known(self) -> None:
         self._reported, self._removed = self._present()
         self._leader = self._mirror.leader
@@ -129,7 +147,7 @@ class News:
     def _present(self) -> tuple[dict[str, ReplicaRecord], dict[str, str]]:
         """Return the records of the view, and the revisions of the removals that it knows."""
         view = self._mirror.view
-        records = {replica.key: replica.record for replica in view.all()}
+        records = {(record := replica.record).key: record for replica in view.all()}
         return records, {key: removal.revision for key, removal in view.removed.items()}
 
     def _report(self, events: Sequence[Event], reported: dict[str, ReplicaRecord]) -> None:
@@ -149,7 +167,7 @@ class News:
         self._report_load(self._mirror.gap)
         for key in reported.keys() - found.keys():
             self._emitter.emit(ReplicaRemoved(at=now, record=reported[key]))
-        for key, record in found.items():
+        for key, record in [(key, record) for key, record in found.items() if reported.get(key) is not record]:
             for happening in _differences(reported.get(key), record, at=now):
                 self._emitter.emit(happening)
         self._report_leader(self._mirror.leader, at=now)

@@ -139,12 +139,22 @@ async def connect_to_replica(
             if isinstance(error, ssl.SSLError | RuntimeError):
                 break
     failure = errors[0] if len(errors) == 1 else ExceptionGroup("no address accepts a connection", errors)
-    url = f"//{f'[{address}]' if ':' in address else address}:{port}"
-    if (trouble := own_trouble(failure, url=url)) is not None:
-        raise trouble from failure
-    if isinstance(errors[-1], RuntimeError):
+    found = connect_failure(failure, address, port)
+    if isinstance(found, ProbeFailure) and isinstance(errors[-1], RuntimeError):
         raise errors[-1]
-    raise ProbeFailure(f"ConnectError: {reason_of(failure)}") from failure
+    raise found from failure
+
+
+def connect_failure(failure: Exception, address: str, port: int) -> ProbeFailure | OwnTrouble:
+    """Return what a probe says of a connection that could not be established.
+
+    Args:
+        failure: The system's error.
+        address: The address that was tried last.
+        port: The port.
+    """
+    url = f"//{f'[{address}]' if ':' in address else address}:{port}"
+    return own_trouble(failure, url=url) or ProbeFailure(f"ConnectError: {reason_of(failure)}")
 
 
 async def exchange(connection: ReplicaConnection, request: WholeRequest, *, is_upgrade: bool = False) -> Response:

@@ -21,18 +21,21 @@ class Expectations:
 
     def __init__(self, config: RouterConfig) -> None:
         self._statuses = config.health_check_statuses
-        self._ranges = [_range(text) for text in config.health_check_statuses.split(",")]
         self._json = config.health_check_expect
         self._text = config.health_check_expect_text
         self._pattern = re.compile(config.health_check_expect_pattern) if config.health_check_expect_pattern else None
+        self._statuses_met = frozenset(
+            status for first, last in map(_range, config.health_check_statuses.split(",")) for status in range(first, last + 1)
+        )
+        self._has_body = bool(self._json) or self._text is not None or self._pattern is not None
 
     def mismatch(self, response: Response) -> str | None:
         """Return the difference between a response and the expectations, as text; `None` if there is none."""
-        if not any(first <= response.status <= last for first, last in self._ranges):
+        if response.status not in self._statuses_met:
             expected = "" if self._statuses == ANY_SUCCESS else f", expected {self._statuses}"
             return f"HTTP {response.status}{expected}"
-        if self._text is None and self._pattern is None:
-            return self._json_mismatch(response) if self._json else None
+        if not self._has_body:
+            return None
         return self._text_mismatch(response) or (self._json_mismatch(response) if self._json else None)
 
     def _json_mismatch(self, response: Response) -> str | None:

@@ -1,4 +1,7 @@
-"""A connection that is kept open between probes. Its exchanges need no task: the end of each calls a function."""
+"""A connection that is kept open between probes. Its exchanges need no task: the end of each calls a function.
+
+It may be opened by its first exchange, if that is without TLS, or taken over after it.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,7 @@ import asyncio
 from collections.abc import Callable
 from typing import cast
 
-from shared_registry.http1.connection import ReplicaClosed, ReplicaConnection
+from shared_registry.http1.connection import ReplicaClosed
 from shared_registry.http1.response import ReplicaBroke, ResponseReader
 from shared_registry.probing.budget import KeptBudget
 from shared_registry.probing.connection import (
@@ -15,52 +18,75 @@ from shared_registry.probing.connection import (
     Received,
     Response,
     WholeRequest,
+    connect_failure,
     exchange_failure,
 )
 from shared_registry.probing.own_trouble import OwnTrouble
 from shared_registry.probing.plain_response import read_plain
+from shared_registry.probing.plain_socket import Carrier
 
 ExchangeEnded = Callable[[Response | ProbeFailure | OwnTrouble], None]
 """Receives the response, or why there is none."""
 
 
 class KeptConnection(asyncio.Protocol):
-    """Carries one exchange at a time, after the one for which it was opened.
+    """Carries one exchange at a time.
 
     Attributes:
+        address: The IP address that it leads to.
+        has_connected: Whether it has been established. It can carry its first exchange before.
         has_received: Whether any byte was received in the present exchange, or in the last one.
         exchanges: How many exchanges it has carried.
     """
 
     __slots__ = (
         "_budget",
+        "_carrier",
         "_ended",
         "_is_usable",
+        "_port",
         "_reader",
         "_received",
         "_request",
-        "_transport",
+        "address",
         "exchanges",
+        "has_connected",
         "has_received",
     )
 
-    def __init__(self, connection: ReplicaConnection, budget: KeptBudget) -> None:
-        """Take over a connection, which must be idle. It counts in the budget until it has ended."""
-        self._budget = budget
-        budget.kept += 1
-        self.exchanges = 1
+    def __init__(
+        self, take_over: Callable[[asyncio.Protocol], Carrier], address: str, port: int, *, exchanges: int = 0
+    ) -> None:
+        """Set up.
+
+        Args:
+            take_over: Makes this the protocol of a connection, and returns it. Raises what `connect` raises.
+            address: The IP address that it leads to.
+            port: The port.
+            exchanges: How many exchanges it has carried. Without any, it may still be connecting.
+        """
+        self._budget: KeptBudget | None = None
+        self.address = address
+        self._port = port
+        self.exchanges = exchanges
+        self.has_connected = exchanges > 0
         self.has_received = False
         self._ended: ExchangeEnded | None = None
         self._request: WholeRequest
         self._reader: ResponseReader | None = None
         self._received: Received
         self._is_usable = True
-        self._transport = connection.switch_to(self)
+        self._carrier = take_over(self)
+
+    def count_in(self, budget: KeptBudget) -> None:
+        """Count in the budget until the connection has ended."""
+        self._budget = budget
+        budget.kept += 1
 
     @property
     def is_idle(self) -> bool:
         """Whether it can carry another exchange, as far as this side knows."""
-        return self._is_usable and self._ended is None and not self._transport.is_closing()
+        return self._is_usable and self._ended is None and not self._carrier.is_closing()
 
     def begin(self, request: WholeRequest, ended: ExchangeEnded) -> None:
         """Send a request. The connection must be idle.
@@ -72,7 +98,7 @@ class KeptConnection(asyncio.Protocol):
         self.exchanges += 1
         self.has_received = False
         self._request, self._ended, self._reader = request, ended, None
-        self._transport.write(request.data)
+        self._carrier.write(request.data)
 
     async def exchange(self, request: WholeRequest) -> Response:
         """Send a request and return its response; see `exchange` of `probing.connection`."""
@@ -96,24 +122,27 @@ class KeptConnection(asyncio.Protocol):
     def abort(self) -> None:
         """Close the connection at once. An exchange under way is given up without a word."""
         self._is_usable, self._ended = False, None
-        self._transport.abort()
+        self._carrier.abort()
 
     # What the event loop calls
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Keep the transport; some event loops call this when the protocol is changed."""
-        self._transport = cast("asyncio.Transport", transport)
+        """Keep the transport. Some event loops call this when the protocol is changed."""
+        self._carrier = cast("asyncio.Transport", transport)
+        self.has_connected = True
 
     def data_received(self, data: bytes) -> None:
         """Read the response, or a piece of it."""
-        if self._ended is None:
+        ended = self._ended
+        if ended is None:
             self.abort()  # nothing was requested
             return
         if not self.has_received:
             self.has_received = True
             plain = read_plain(data) if self._request.method != "HEAD" else None
             if plain is not None:
-                self._end(Response(*plain))
+                self._ended = None
+                ended(Response(*plain))
                 return
             self._received, self._reader = Received(), ResponseReader()
             self._reader.begin(self._received, is_head_request=self._request.method == "HEAD", is_upgrade=False)
@@ -128,8 +157,12 @@ class KeptConnection(asyncio.Protocol):
 
     def connection_lost(self, error: Exception | None) -> None:
         """End the exchange under way, if there is one."""
-        self._budget.kept -= 1
+        if self._budget is not None:
+            self._budget.kept -= 1
         self._is_usable = False
+        if error is not None and not self.has_connected:
+            self._end(connect_failure(error, self.address, self._port))
+            return
         lost = ReplicaClosed(str(error) if error else "it closed the connection")
         lost.__cause__ = error
         self._fail(lost)
@@ -143,10 +176,10 @@ class KeptConnection(asyncio.Protocol):
         except BodyTooLong:
             self._is_usable = False
             self._end(self._received.response())
-            self._transport.abort()
+            self._carrier.abort()
         except ReplicaBroke as error:
             self._fail(error)
-            self._transport.abort()
+            self._carrier.abort()
         else:
             if reader.is_complete:
                 self._is_usable = self._is_usable and reader.may_carry_more

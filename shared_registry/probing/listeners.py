@@ -55,5 +55,5 @@ class ProbeListeners:
         self.counts.add(outcome)
         if outcome.trouble is not None:
             self.trouble_log.note(outcome.trouble)
-        elif outcome.error is None:
+        elif outcome.error is None and self.trouble_log.has_begun:
             self.trouble_log.connected()

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from shared_registry.model import Evidence
 from shared_registry.probing.own_trouble import OwnTrouble
@@ -26,8 +25,7 @@ class HttpProbe(Protocol):
         """
 
 
-@dataclass(frozen=True, slots=True)
-class ProbeOutcome:
+class ProbeOutcome(NamedTuple):
     """The result of one guarded probe.
 
     Attributes:

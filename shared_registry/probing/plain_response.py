@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import re
 
-_LINE = rb"[\t -~\x80-\xff]*\r\n"
-_HEAD = re.compile(rb"HTTP/1\.1 ([2-5][0-9]{2}) " + _LINE + rb"(?:[0-9A-Za-z!#$%&'*+.^_`|~-]+:" + _LINE + rb")*\r\n")
-_LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*([0-9]{1,4})[ \t]*\r\n")
+_VALUE = rb"[\t -~\x80-\xff]*\r\n"
+_OTHERS = rb"(?:(?!content-length|transfer-encoding|connection|upgrade)[0-9a-z!#$%&'*+.^_`|~-]+:" + _VALUE + rb")*"
+"""What the headers that are left out mean, if they are there, is for a whole parser to say."""
+_LENGTH = rb"content-length:[ \t]*([0-9]{1,4})[ \t]*\r\n"
 """Of a longer body than 9,999 bytes only a part may be of interest."""
-_LENGTH_NAME = b"content-length"
-_WITHOUT_BODY = (b"204", b"205", b"304")
-_OTHERWISE = (b"transfer-encoding", b"connection", b"upgrade")
-"""What these headers mean, if they are there at all, is for a whole parser to say."""
+_HEAD = re.compile(
+    rb"(?-i:HTTP)/1\.1 (?!204|205|304)([2-5][0-9]{2}) " + _VALUE + _OTHERS + _LENGTH + _OTHERS + rb"\r\n", re.IGNORECASE
+)
 
 
 def read_plain(data: bytes) -> tuple[int, bytes] | None:
@@ -27,12 +27,6 @@ def read_plain(data: bytes) -> tuple[int, bytes] | None:
     found = _HEAD.match(data)
     if found is None:
         return None
+    status, length = found.groups()
     end = found.end()
-    head = data[:end].lower()
-    length = _LENGTH.search(head)
-    if length is None or int(length[1]) != len(data) - end or head.count(_LENGTH_NAME) != 1:
-        return None
-    status = found[1]
-    if status in _WITHOUT_BODY or any(name in head for name in _OTHERWISE):
-        return None
-    return int(status), data[end:]
+    return (int(status), data[end:]) if int(length) == len(data) - end else None

@@ -39,12 +39,14 @@ class ProbeCounts:
     def begun(self, lag: float) -> None:
         """Count a scheduled probe that begins so many seconds after it was due."""
         self.lags.add(lag)
-        self._worst_lag = max(lag, self._worst_lag or 0.0)
+        if self._worst_lag is None or lag > self._worst_lag:
+            self._worst_lag = lag
 
     def add(self, outcome: ProbeOutcome) -> None:
         """Count a finished probe."""
         self._finished_at = self._clock.monotonic()
-        self.seconds[_result(outcome)].add(outcome.latency_ms / 1000)
+        result = "ok" if outcome.error is None and outcome.trouble is None else _result(outcome)
+        self.seconds[result].add(outcome.latency_ms / 1000)
 
     def told(self, outcome: ProbeOutcome) -> None:
         """Count a probe whose result other routers are told as this one's opinion."""

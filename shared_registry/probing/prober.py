@@ -9,6 +9,7 @@ other modules apply the thresholds.
 from __future__ import annotations
 
 import asyncio
+import functools
 import math
 import re
 import ssl
@@ -47,6 +48,7 @@ from shared_registry.probing.names import (
 )
 from shared_registry.probing.outcome import ProbeOutcome
 from shared_registry.probing.own_trouble import OwnTrouble, lacks_descriptors
+from shared_registry.probing.plain_socket import PlainSockets, has_plain_sockets
 from shared_registry.probing.text import one_line, timeout_text
 from shared_registry.probing.tls import TlsContexts, resuming
 from shared_registry.probing.websocket import probe_websocket
@@ -59,7 +61,7 @@ RESUMPTION_SECONDS = 60.0
 DESCRIPTORS_SECONDS = 0.05
 """For how long it is taken for granted that there are file descriptors, after it was found out."""
 _LOOKING_UP, _READING_FILES = "looking up the name", "reading the TLS files"
-_WAITING = "waiting for the response"
+_CONNECTING, _WAITING = "connecting", "waiting for the response"
 
 _PROBE_URL = re.compile(r"(https?://[^/?#]+)([^#]*)", re.IGNORECASE)
 _URL_SAFE = "!$%&'()*+,/:;=?@[]~"
@@ -116,7 +118,7 @@ class _Origin:
     address: str = ""
     target: str = ""
     request: _Request | None = None
-    activity: str = "connecting"
+    activity: str = _CONNECTING
     looked_up_at: float = math.inf
 
     @classmethod
@@ -144,8 +146,8 @@ ProbeEnded = Callable[[ProbeOutcome | float], None]
 """See `HttpProber.begin`."""
 
 
-class WarmProbe(Limit):
-    """A probe over a kept connection. Only `cancel` is for others than the prober."""
+class PromptProbe(Limit):
+    """A probe without a task. Only `cancel` and `opens_connection` are for others than the prober."""
 
     __slots__ = ("_ended", "_mismatch", "_release", "_started", "_timeout", "kept", "origin")
 
@@ -156,7 +158,7 @@ class WarmProbe(Limit):
         timeout: float,
         *,
         mismatch: Callable[[Response], str | None],
-        release: Callable[[WarmProbe, bool], None],
+        release: Callable[[PromptProbe, bool], None],
         ended: ProbeEnded,
     ) -> None:
         super().__init__()
@@ -168,35 +170,38 @@ class WarmProbe(Limit):
         self._ended = ended
         self._started = time.perf_counter()
 
+    @property
+    def opens_connection(self) -> bool:
+        """Whether it opens its connection."""
+        return self.kept.exchanges == 1
+
     def cancel(self) -> None:
         """Give the probe up, and close its connection."""
         self._release(self, False)  # noqa: FBT003  the connection is not kept
 
     def expire(self) -> None:
         """End it, because its time is over."""
-        self._end(f"{timeout_text(self._timeout)} while {_WAITING}")
+        activity = _WAITING if self.kept.has_connected else _CONNECTING
+        self._end(f"{timeout_text(self._timeout)} while {activity}")
 
     def answered(self, found: Response | ProbeFailure | OwnTrouble) -> None:
         """End it, because its exchange has ended."""
-        if isinstance(found, Response):
+        if type(found) is Response:
             self._end(self._mismatch(found))
-        elif isinstance(found, Unanswered):
+        elif isinstance(found, Unanswered) and self.kept.exchanges > 1:
             self.cancel()
             self._ended(time.perf_counter() - self._started)
         elif isinstance(found, OwnTrouble):
             self.cancel()
-            self._ended(ProbeOutcome(self._duration_ms(), trouble=found))
+            self._ended(ProbeOutcome((time.perf_counter() - self._started) * 1000, trouble=found))
         else:
             self._end(one_line(str(found)))
 
     def _end(self, error: str | None) -> None:
         self._release(self, error is None)
         origin = self.origin
-        self._ended(ProbeOutcome(self._duration_ms(), error, None, origin.address, origin.looked_up_at))
-
-    def _duration_ms(self) -> float:
-        return (time.perf_counter() - self._started) * 1000
-
+        duration_ms = (time.perf_counter() - self._started) * 1000
+        self._ended(ProbeOutcome(duration_ms, error, None, origin.address, origin.looked_up_at))
 
 class HttpProber:
     """The default `HttpProbe`: `async with HttpProber(config) as prober: await prober(url, timeout=2.0)`.
@@ -232,8 +237,10 @@ class HttpProber:
         self._known: dict[str, tuple[_Origin, str]] = {}
         self._is_http = self._config.health_check_type == "http"
         self._budget = KeptBudget()
+        self._sockets = PlainSockets() if has_plain_sockets() else None
         self._under_way = Wheel()
         self._turning: asyncio.TimerHandle | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None  # to ask for it anew costs a system call
         self._has_descriptors_until = -math.inf
         self._is_closed = False
 
@@ -254,6 +261,8 @@ class HttpProber:
             origin.hang_up()
         self._origins.clear()
         self._known.clear()
+        if self._sockets is not None:
+            self._sockets.close()
         self._tls.close()
         self._names.close()
         await asyncio.sleep(0)  # the loop closes the sockets in its next turn
@@ -328,54 +337,86 @@ class HttpProber:
         duration_ms = (time.perf_counter() - started) * 1000
         return ProbeOutcome(duration_ms, error, address=origin.address, looked_up_at=origin.looked_up_at)
 
-    def begin(self, url: str, *, timeout: float, ended: ProbeEnded) -> WarmProbe | None:
-        """Probe once over the kept connection, without a task. Most probes of a settled replica are like that.
+    def begin(self, url: str, *, timeout: float, ended: ProbeEnded, fresh: bool = False) -> PromptProbe | None:
+        """Probe once, without a task. Most probes are like that.
 
         Returns:
-            The probe that has begun; `None` if there is no connection for it, or another one is under way there.
-            `ask` must be called then.
+            The probe that has begun; `None` if it needs a task, such as for a lookup or a TLS handshake, or if another
+            one is under way there. `ask` must be called then.
 
         Args:
             url: See `HttpProbe`.
             timeout: See `HttpProbe`.
             ended: Called once, later, with the outcome, or with the seconds that were used up, if the replica had
-                closed the connection meanwhile. The probe must be repeated by `ask` then, with `fresh` and these
+                closed the kept connection meanwhile. The probe must be repeated by `ask` then, with `fresh` and these
                 seconds. Not called if the probe is cancelled.
+            fresh: See `ask`.
         """
-        known = self._known.get(url)
-        if known is None or self._is_closed or not self._is_http:
+        if self._is_closed or not self._is_http:
             return None
-        origin, target = known
-        kept = origin.kept
-        if kept is None or not kept.is_idle or kept.exchanges >= EXCHANGES_PER_CONNECTION:
+        try:
+            origin, target = self._known.get(url) or self._recognize(url)
+        except ConfigError:
             return None
-        if not self._is_where_its_name_is(origin) or not origin.turn.try_take():
+        if not origin.turn.try_take():
             return None
+        kept = None if fresh or (origin.is_named and not self._is_where_its_name_is(origin)) else self._kept(origin)
+        if kept is None:
+            kept = self._dial(origin, fresh=fresh)
+            if kept is None:
+                origin.turn.give_back()
+                return None
         mismatch = self._expectations.mismatch
-        probe = WarmProbe(origin, kept, timeout, mismatch=mismatch, release=self._release, ended=ended)
-        loop = asyncio.get_running_loop()
-        self._under_way.add(probe, timeout, now=loop.time())
+        probe = PromptProbe(origin, kept, timeout, mismatch=mismatch, release=self._release, ended=ended)
+        if self._loop is None:
+            self._loop = asyncio.get_running_loop()
+        self._under_way.add(probe, timeout, now=self._loop.time())
         if self._turning is None:
-            self._turning = loop.call_at(self._under_way.next_turn, self._turn, loop)
+            self._turning = self._loop.call_at(self._under_way.next_turn, self._turn, self._loop)
         kept.begin(self._request(origin, target).packed, probe.answered)
         return probe
 
+    def _dial(self, origin: _Origin, *, fresh: bool) -> KeptConnection | None:
+        """Begin a new connection in place of the former one, if that can be done without waiting."""
+        if self._sockets is None or origin.is_https or (fresh and origin.is_named):
+            return None
+        addresses: tuple[str, ...] = (origin.host,)
+        if origin.is_named:
+            addresses = self._names.recent(origin.host, SAME_ANSWER_SECONDS)
+        if len(addresses) != 1:
+            return None
+        address, port = addresses[0], origin.port
+        try:
+            dialed = KeptConnection(functools.partial(self._sockets.connect, address, port), address, port)
+        except OSError:
+            return None
+        origin.hang_up()
+        origin.kept, origin.address = dialed, address
+        if origin.is_named:
+            origin.looked_up_at = self._names.answered_at(origin.host)
+        return dialed
+
     def _is_where_its_name_is(self, origin: _Origin) -> bool:
         """Return whether the kept connection leads to an address of its name, as far as that is known now."""
-        return not origin.is_named or origin.address in self._names.recent(origin.host, LOOKUP_AGAIN_SECONDS)
+        return origin.address in self._names.recent(origin.host, LOOKUP_AGAIN_SECONDS)
 
     def _turn(self, loop: asyncio.AbstractEventLoop) -> None:
-        """End the warm probes whose time is over."""
+        """End the probes without a task whose time is over."""
         ended = self._under_way.turn(loop.time())
         self._turning = loop.call_at(self._under_way.next_turn, self._turn, loop) if len(self._under_way) else None
         for probe in ended:
-            cast("WarmProbe", probe).expire()
+            cast("PromptProbe", probe).expire()
 
-    def _release(self, probe: WarmProbe, is_kept: bool) -> None:  # noqa: FBT001  whether to keep the connection
-        """End a warm probe."""
-        origin = probe.origin
+    def _release(self, probe: PromptProbe, is_kept: bool) -> None:  # noqa: FBT001  whether to keep the connection
+        """End a probe without a task."""
+        origin, kept = probe.origin, probe.kept
         self._under_way.discard(probe)
-        if not is_kept or not probe.kept.is_idle or self._origins.get(origin.key) is not origin:
+        is_kept = is_kept and kept.is_idle and self._origins.get(origin.key) is origin
+        if is_kept and kept.exchanges == 1:
+            is_kept = self._budget.has_room
+            if is_kept:
+                kept.count_in(self._budget)
+        if not is_kept:
             origin.hang_up()
         origin.turn.give_back()
 
@@ -436,7 +477,9 @@ class HttpProber:
         if origin.is_https:
             origin.sessions.learn(opened.tls, time.monotonic())
         if origin.opened is opened and self._budget.has_room:
-            origin.opened, origin.kept = None, KeptConnection(opened, self._budget)
+            origin.kept = KeptConnection(opened.switch_to, origin.address, origin.port, exchanges=1)
+            origin.kept.count_in(self._budget)
+            origin.opened = None
         else:
             origin.hang_up()
         return response
@@ -493,7 +536,7 @@ class HttpProber:
         if origin.is_named:
             addresses = await self._look_up(origin, 0.0 if fresh else SAME_ANSWER_SECONDS)
             origin.looked_up_at = self._names.answered_at(origin.host)
-        origin.activity = "connecting"
+        origin.activity = _CONNECTING
         if address in addresses:
             addresses = (address,)
         if len(addresses) == 1:

@@ -13,10 +13,7 @@ from typing import Any
 from shared_registry.aio.from_files import FromFiles
 from shared_registry.config import RouterConfig
 from shared_registry.config.reload_rules import Reloaded, merge_all
-from shared_registry.http1.response import SWITCHING_PROTOCOLS
-from shared_registry.proxy import closing
 from shared_registry.proxy.access_log import AccessLog
-from shared_registry.proxy.access_record import Ended
 from shared_registry.proxy.answers import Answer, as_json, error_answer
 from shared_registry.proxy.api_keys import ApiKeys
 from shared_registry.proxy.body_model import model_of
@@ -32,12 +29,15 @@ from shared_registry.proxy.pages import OwnPages, Page
 from shared_registry.proxy.paths import has_way_up, normal_path
 from shared_registry.proxy.pool import Pool
 from shared_registry.proxy.pool_choice import MODELS, PoolChoice, Unknown, model_in_path
+from shared_registry.proxy.serving import InTask, Serving, fail
 from shared_registry.proxy.site import Site
 from shared_registry.proxy.status import ready_document
 from shared_registry.proxy.traffic import Traffic
 
 CHECK_SECONDS = 0.25
 """How often the time limits of the connections are applied."""
+IDLE_CHECK_SECONDS = 1.0
+"""The same while there is no connection. Each time that an idle process wakes costs it some 0.1 ms of CPU."""
 logger = logging.getLogger(__name__)
 
 
@@ -85,6 +85,7 @@ class Router:
         self.url = url
         self.worker = worker
         self.live = LiveSessions()
+        self._serving = Serving()
         self.descriptors = Descriptors(
             replicas=lambda: sum(len(pool.registry.all()) for pool in self.pools.values()),
             idle=lambda: sum(pool.connections.idle_count for pool in self.pools.values()),
@@ -92,16 +93,15 @@ class Router:
         )
         configs = config.pool_configs() or {"": config}
         self.pools = {
-            name: Pool(one, name=name, url=url, descriptors=self.descriptors, live=self.live)
+            name: Pool(one, name=name, url=url, descriptors=self.descriptors, live=self.live, serving=self._serving)
             for name, one in configs.items()
         }
+        self._only_pool = self.pools.get("")
         self.joined = asyncio.Event()
-        self._tasks: set[asyncio.Task[None]] = set()
         scheme = "http" if self.tls is None else "https"
         self.site = Site(self._begin, Limits.of(config), scheme=scheme, access_log=access_log)
         if counts:
-            only = self.pools.get("")
-            self.site.traffic = Traffic() if only is None else only.traffic
+            self.site.traffic = Traffic() if self._only_pool is None else self._only_pool.traffic
         self.on_reload: list[Callable[[RouterConfig], None]] = []
         self._configure(config)
 
@@ -190,16 +190,13 @@ class Router:
 
     async def end_sessions(self) -> None:
         """Cancel what is under way, and wait until it has ended."""
-        for task in self._tasks:
-            task.cancel()
-        if self._tasks:
-            await asyncio.wait(self._tasks)
+        await self._serving.end_all()
 
     async def status(self) -> Answer:
         """Return the page `/status`."""
         process: dict[str, Any] = {"worker": self.worker, "pid": os.getpid()}
-        if only := self.pools.get(""):
-            return Answer(200, {}, pieces=await only.status(process))
+        if self._only_pool is not None:
+            return Answer(200, {}, pieces=await self._only_pool.status(process))
         names = list(self.pools)
         pools = await asyncio.gather(*(self.pools[name].status({}) for name in names))
         whole = {"url": self.url, **process, "sessions": self.live.count}
@@ -224,71 +221,62 @@ class Router:
         return Answer(200, document)
 
     def _begin(self, exchange: Exchange) -> None:
-        """Serve a request in a task of its own, which ends at the latest when the client leaves."""
-        exchange.task = task = exchange.client.loop.create_task(self._serve(exchange))
-        self._tasks.add(task)
-        if exchange.record is None:
-            task.add_done_callback(self._tasks.discard)
-        else:
-            task.add_done_callback(functools.partial(self._end_record, exchange))
-
-    def _end_record(self, exchange: Exchange, task: asyncio.Task[None]) -> None:
-        """Log and count a request. A task that was cancelled, and gave no other reason, ended with its connection."""
-        self._tasks.discard(task)
-        record = exchange.record
-        if record is not None and record.ended is None:
-            if not task.cancelled():
-                exchange.note_end("router_failed")
-            else:
-                ended: Ended = "router_stopped" if self.site.is_ending else "client_left"
-                is_open = record.status == SWITCHING_PROTOCOLS
-                exchange.note_end(ended, close_code=closing.LOST if is_open else None)
-        self.site.end_record(exchange)
-
-    async def _serve(self, exchange: Exchange) -> None:
+        """Serve a request: at once if possible, otherwise in a task of its own."""
         try:
-            path = exchange.path
-            await self._answer(exchange, path, normal_path(path))
-        except asyncio.CancelledError:
-            if exchange.refusal is None:
-                raise
-            exchange.refuse(exchange.refusal)
-        except Exception:
-            text = "http: %s failed in the router itself (request %s)"
-            request_id = exchange.request_id.decode()
-            logger.exception(text, exchange.method, request_id, extra={"request_id": request_id})
-            exchange.note_end("router_failed", error="internal_error")
-            exchange.refuse(error_answer(500, "internal_error", "the router failed; see its log"))
+            work = self._answer(exchange)
+        except Exception as error:  # noqa: BLE001  whatever it is
+            fail(exchange, error)
+            work = None
+        if work is not None:
+            self._serving.run(exchange, work)
+        elif exchange.server is None:
+            self._serving.end(exchange)
 
-    async def _answer(self, exchange: Exchange, raw_path: bytes, path: bytes) -> None:
+    def _answer(self, exchange: Exchange) -> InTask | None:
+        """Answer a request, or begin to serve it; or return what answers it in a task."""
+        raw_path = exchange.path
+        path = normal_path(raw_path)
         if self._cors is not None and self._cors.settles(exchange):
-            return
+            return None
         if self._keys is not None and (refusal := self._keys.refusal_of(exchange, path)) is not None:
             exchange.answer(refusal)
-            return
-        page = self._pages.path_of(path)
-        if page is not None:
-            if exchange.record is not None:
-                exchange.record.place = "page"
-            exchange.answer(await self._pages.answer(page, exchange.method, is_websocket=exchange.is_handshake))
+        elif (page := self._pages.path_of(path)) is not None:
+            return functools.partial(self._answer_page, exchange, page)
         elif exchange.client.is_guest:
             exchange.answer(_NO_ROOM)
         elif has_way_up(raw_path):
             exchange.answer(_WAY_UP)
-        elif exchange.is_too_large:
-            exchange.refuse(TOO_LARGE)
-        elif (pool := self.pools.get("") or await self._pool_of(exchange, path)) is None:
-            exchange.answer(_NO_POOL)
+        elif exchange.is_too_large or exchange.refusal is not None:
+            exchange.refuse(exchange.refusal or TOO_LARGE)
+        elif self._only_pool is not None:
+            return self._only_pool.begin(exchange, path)
         else:
-            await pool.serve(exchange, path)
+            return self._begin_in_pool(exchange, path)
+        return None
 
-    async def _pool_of(self, exchange: Exchange, path: bytes) -> Pool | None:
-        """Return the pool to which a request belongs; `None` if there is none."""
+    async def _answer_page(self, exchange: Exchange, page: bytes) -> None:
+        if exchange.record is not None:
+            exchange.record.place = "page"
+        exchange.answer(await self._pages.answer(page, exchange.method, is_websocket=exchange.is_handshake))
+
+    def _begin_in_pool(self, exchange: Exchange, path: bytes) -> InTask | None:
+        """Begin to serve a request in the pool to which it belongs."""
         name = self._choice.choose(path, exchange.fields, model_in_path(exchange.path) or Unknown.MODEL)
         if name is Unknown.MODEL:
-            model = await model_of(exchange) if exchange.has_body else None
-            name = self._choice.choose(path, exchange.fields, model)
-        return None if name is None else self.pools[str(name)]
+            return functools.partial(self._serve_by_model, exchange, path)
+        if name is None:
+            exchange.answer(_NO_POOL)
+            return None
+        return self.pools[str(name)].begin(exchange, path)
+
+    async def _serve_by_model(self, exchange: Exchange, path: bytes) -> None:
+        """Serve a request in the pool of the model that its body names."""
+        model = await model_of(exchange) if exchange.has_body else None
+        name = self._choice.choose(path, exchange.fields, model)
+        if name is None:
+            exchange.answer(_NO_POOL)
+        elif (work := self.pools[str(name)].begin(exchange, path, has_task=True)) is not None:
+            await work()
 
     def _close_idle(self) -> None:
         for pool in self.pools.values():
@@ -297,7 +285,7 @@ class Router:
     async def _check(self) -> None:
         """Apply the time limits of the connections periodically until cancelled."""
         while True:
-            await asyncio.sleep(CHECK_SECONDS)
+            await asyncio.sleep(CHECK_SECONDS if self.site.clients else IDLE_CHECK_SECONDS)
             now = asyncio.get_running_loop().time()
             for client in tuple(self.site.clients):
                 client.check(now)

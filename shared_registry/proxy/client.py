@@ -18,18 +18,18 @@ from typing import cast
 
 import httptools
 
-from shared_registry.http1.fields import lines
+from shared_registry.http1.fields import Headers, lines
 from shared_registry.proxy.access_log import AccessLog
 from shared_registry.proxy.exchange import Exchange, reset
 from shared_registry.proxy.forwarding import plain_address
 from shared_registry.proxy.headers import (
     AmbiguousRequest,
-    body_length,
     is_websocket_handshake,
     origin_form,
 )
 from shared_registry.proxy.limits import Limits
 from shared_registry.proxy.refusals import BAD, FULL, TOO_LONG, TOO_SLOW, Refusal
+from shared_registry.proxy.request_head import LONGEST_KNOWN, RequestHead, known_head
 from shared_registry.proxy.site import Site
 
 PIECE_BYTES, BODY_PIECE_BYTES = 4 * 1024, 64 * 1024
@@ -172,7 +172,9 @@ class ClientConnection(asyncio.Protocol):
                 logger.exception("http: a request could not be processed")
                 self.abort()
             self._refuse(self._refusal)
+            self._begin_first()
             return
+        self._begin_first()
         if self._is_waiting_for_head and not self._is_in_head and self._was_used:
             self._expect_nothing()  # bytes that begin no request, such as empty lines
         if self._incoming is not None or len(self._queue) > 1:
@@ -226,26 +228,28 @@ class ClientConnection(asyncio.Protocol):
             raise _Unacceptable
         method, version = parser.get_method().decode("ascii"), parser.get_http_version()
         try:
-            length = body_length(self._fields, version)
+            head = (known_head if unread <= LONGEST_KNOWN else RequestHead)(tuple(self._fields), version)
+            fields: Headers = head.fields
             if method != "CONNECT":
-                self._target, self._fields = origin_form(self._target, self._fields)
+                self._target, fields = origin_form(self._target, fields)
         except AmbiguousRequest as error:
             raise _Unacceptable from error
         if parser.should_upgrade():
-            self._consider_offer(method, version, has_body=length != 0)
+            self._fields = list(fields)
+            self._consider_offer(method, version, has_body=head.body_length != 0)
             return
         self._incoming = exchange = Exchange(
             self,
             method,
             self._target,
             version,
-            self._fields,
-            body_length=length,
+            fields,
+            body_length=head.body_length,
             keep_alive=parser.should_keep_alive(),
         )
+        exchange.head = head
         self._target = b""
         self._queue.append(exchange)
-        self._begin_first()
 
     def on_body(self, body: bytes) -> None:
         """Pass on a piece of the body."""
@@ -473,7 +477,6 @@ class ClientConnection(asyncio.Protocol):
         self._early = bytearray()
         self._keep_early(data)
         self._queue.append(exchange)
-        self._begin_first()
 
     def _keep_early(self, data: bytes) -> None:
         """Keep what a client sends after its handshake until another protocol takes over."""

@@ -12,7 +12,6 @@ from shared_registry.leases.ledger import session_digest
 from shared_registry.model import Replica
 from shared_registry.probing.own_trouble import OwnTrouble
 from shared_registry.proxy.exchange import Exchange
-from shared_registry.proxy.live_sessions import LiveSessions
 from shared_registry.proxy.outcomes import OutcomeReports
 from shared_registry.proxy.placement import NoReplica, SessionPlacement, Slot
 from shared_registry.proxy.traffic import Traffic
@@ -86,12 +85,10 @@ class Dispatcher:
         self,
         placement: SessionPlacement,
         reports: OutcomeReports,
-        live: LiveSessions,
         traffic: Traffic,
     ) -> None:
         self._placement = placement
         self._reports = reports
-        self._live = live
         self._traffic = traffic
 
     async def deliver(
@@ -100,6 +97,7 @@ class Dispatcher:
         attempt: Callable[[Slot], Awaitable[T]],
         *,
         exchange: Exchange,
+        first: Slot | None = None,
         takes_slot: bool = True,
         on_position: OnPosition | None = None,
     ) -> T:
@@ -111,6 +109,7 @@ class Dispatcher:
             key: The session's name, by which it returns to its replica; `None` for a session without a name.
             attempt: Runs the session on the lease's replica. It raises `NotReached` if another replica may be tried.
             exchange: The session's request. It is told of replicas that do not take the session.
+            first: What a session that needs no slot begins with, if it is chosen already.
             takes_slot: Whether the session needs a slot. Without one it never waits in the queue.
             on_position: Called with the session's position in the queue, and the queue's length. Must not block.
 
@@ -124,48 +123,44 @@ class Dispatcher:
         missing: NoReplica | None = None
         cause = ""
         deadline = placement.deadline()
-        kind = self._traffic.websocket if exchange.is_handshake else self._traffic.http
-        self._live.begin()
-        kind.active += 1
-        try:
-            while len(tried) < MOST_TRIES:
-                try:
-                    if not placement.opening.is_open:
-                        await placement.opened(deadline, takes_slot=takes_slot)
-                    slot: Slot = (
-                        await placement.place(
-                            key, exclude=tried, again_after=busy, deadline=deadline, on_position=on_position
-                        )
-                        if takes_slot
-                        else placement.choose(key, exclude=tried)
+        while len(tried) < MOST_TRIES:
+            try:
+                if not placement.opening.is_open:
+                    await placement.opened(deadline, takes_slot=takes_slot)
+                slot: Slot = (
+                    await placement.place(
+                        key, exclude=tried, again_after=busy, deadline=deadline, on_position=on_position
                     )
-                except NoReplica as reason:
-                    missing = reason
-                    break
-                if cause:
-                    self._traffic.retries[cause] += 1
-                try:
-                    return await attempt(slot)
-                except NotReached as error:
-                    failure = error
-                finally:
-                    if takes_slot:
-                        await slot.release()
-                tried.append(slot)
-                cause = failure.cause
-                # A session that a panic sent to an unhealthy replica gets the refusal that it would have had.
-                if failure.trouble is not None or not slot.is_spare:
-                    failures.append(failure)
-                exchange.note_not_taken(str(failure))
-                self._note(slot.replica, failure, exchange.request_id, key)
-                if failure.trouble is not None and failure.trouble.is_general:
-                    break
-                if failure.is_busy and takes_slot and await self._may_ask_again(tried, deadline):
-                    tried, failures, busy = [], [], tried
-            raise Undeliverable(failures, missing)
-        finally:
-            kind.active -= 1
-            self._live.end()
+                    if takes_slot
+                    else self._choose(key, tried, first)
+                )
+            except NoReplica as reason:
+                missing = reason
+                break
+            if cause:
+                self._traffic.retries[cause] += 1
+            try:
+                return await attempt(slot)
+            except NotReached as error:
+                failure = error
+            finally:
+                if takes_slot:
+                    await slot.release()
+            tried.append(slot)
+            cause = failure.cause
+            # A session that a panic sent to an unhealthy replica gets the refusal that it would have had.
+            if failure.trouble is not None or not slot.is_spare:
+                failures.append(failure)
+            exchange.note_not_taken(str(failure))
+            self._note(slot.replica, failure, exchange.request_id, key)
+            if failure.trouble is not None and failure.trouble.is_general:
+                break
+            if failure.is_busy and takes_slot and await self._may_ask_again(tried, deadline):
+                tried, failures, busy = [], [], tried
+        raise Undeliverable(failures, missing)
+
+    def _choose(self, key: str | None, tried: Sequence[Slot], first: Slot | None) -> Slot:
+        return first if first is not None and not tried else self._placement.choose(key, exclude=tried)
 
     async def _may_ask_again(self, tried: Sequence[Slot], deadline: float) -> bool:
         """Return whether a session may try the same replicas again, because they are busy and it may wait.

@@ -15,7 +15,7 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING, Protocol
 from urllib.parse import urlsplit
 
-from shared_registry.http1.fields import WITHOUT_BODY, Headers, name_of
+from shared_registry.http1.fields import WITHOUT_BODY, Headers, name_of, request_head
 from shared_registry.proxy import forwarding, headers
 from shared_registry.proxy.answers import NO_REFUSALS, Answer, error_answer
 
@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from shared_registry.model import Replica
     from shared_registry.proxy.access_record import Ended
     from shared_registry.proxy.client import ClientConnection
+    from shared_registry.proxy.live_sessions import LiveSessions
+    from shared_registry.proxy.request_head import RequestHead
+    from shared_registry.proxy.traffic import KindTraffic, Traffic
 
 KEPT_BYTES = 64 * 1024
 """The most bytes of a request's body that are kept."""
@@ -54,6 +57,13 @@ class Sink(Protocol):
         """Fail if the time limit of the sink has passed."""
 
 
+class Server(Protocol):
+    """Serves a request."""
+
+    def cancel(self) -> object:
+        """Serve it no longer."""
+
+
 class Exchange:
     """One request and its response. All methods are synchronous; what is written is buffered by the transport.
 
@@ -73,10 +83,11 @@ class Exchange:
         is_traced: Whether the request has a trace.
         is_begun: Whether the head of a response was sent. No other response can be sent then.
         is_over: Whether a response was sent whole, or was broken off.
-        task: The task that serves the request; cancelled if the client leaves.
+        server: What serves the request, and is cancelled if the client leaves; `None` before and after that.
         started_at: When the head was received, on the event loop's clock.
         refusal: The answer to send because a limit was exceeded, if the task is cancelled for that.
         record: What the access log and the metrics will tell of the request; `None` if there are none.
+        head: The request's headers as they were received, with what a replica is sent of them.
         bytes_in: The bytes that were received of the body, or of the session's frames.
         bytes_out: The bytes that were sent of the response's body, or of the session's frames.
         rewrite: Changes the headers of any response; `None` if they stay as they are.
@@ -86,6 +97,8 @@ class Exchange:
     __slots__ = (
         "_is_delimited",
         "_kept",
+        "_kind",
+        "_live",
         "_more",
         "_most_kept",
         "_out",
@@ -99,6 +112,7 @@ class Exchange:
         "client",
         "fields",
         "has_body",
+        "head",
         "is_begun",
         "is_chunked",
         "is_handshake",
@@ -112,9 +126,9 @@ class Exchange:
         "refusal",
         "request_id",
         "rewrite",
+        "server",
         "started_at",
         "target",
-        "task",
         "version",
     )
 
@@ -150,8 +164,11 @@ class Exchange:
         self.is_begun = self.is_over = False
         self.refusal: Answer | None = None
         self.key_name: str | None = None
+        self.head: RequestHead | None = None
         self.rewrite: Callable[[Headers], Headers] | None = None
-        self.task: asyncio.Task[None] | None = None
+        self.server: Server | None = None
+        self._live: LiveSessions | None = None
+        self._kind: KindTraffic | None = None
         self.client = client
         self._sink: Sink | None = None
         self._kept: bytearray | None = bytearray()
@@ -320,12 +337,26 @@ class Exchange:
             self._sink.check(now)
 
     def leave(self) -> None:
-        """The client has left, or is to be disconnected: end the task that serves the request."""
-        if self.task is None:
+        """The client has left, or is to be disconnected: end what serves the request."""
+        if self.server is None:
             self.note_end("not_begun")
             self.client.site.end_record(self)
         elif not self.is_over:
-            self.task.cancel()
+            self.server.cancel()
+
+    def count(self, live: LiveSessions, traffic: Traffic) -> None:
+        """Count the request as under way until `uncount()`."""
+        self._live = live
+        self._kind = kind = traffic.websocket if self.is_handshake else traffic.http
+        live.begin()
+        kind.active += 1
+
+    def uncount(self) -> None:
+        """Count the request no longer, if it was counted."""
+        if self._live is not None and self._kind is not None:
+            self._live.end()
+            self._kind.active -= 1
+            self._live = None
 
     def pause_response(self) -> None:
         """The client does not read."""
@@ -342,7 +373,7 @@ class Exchange:
             self._more.set_result(None)
 
     def _end_with(self, refusal: Answer, ended: Ended) -> None:
-        """Cancel the task in the next turn of the event loop: a task that has not begun could not answer any more."""
+        """End the request in the next turn of the event loop: a task that has not begun could not answer any more."""
         if self.refusal is None:
             self.refusal = refusal
             self.note_end(ended, error=None if self.is_begun else refusal.error)
@@ -489,6 +520,17 @@ class Exchange:
             self.client.reset()
         else:
             self.client.close()
+
+    def head_for_replica(self, url: str) -> bytes:
+        """Return the head to send to the replica; see `for_replica`."""
+        head, client = self.head, self.client
+        if head is not None and head.fields is self.fields and not self.is_traced:
+            known = head.for_replica(
+                self.method, self.target, self.request_id, client=client.address, scheme=client.scheme
+            )
+            if known is not None:
+                return known
+        return request_head(self.method, self.target, self.for_replica(url))
 
     def for_replica(self, url: str) -> list[tuple[bytes, bytes]]:
         """Return the headers to send to the replica.

@@ -11,9 +11,9 @@ import functools
 import ipaddress
 from collections.abc import Mapping, Sequence
 
-_FOR, _PROTO, _HOST = b"x-forwarded-for", b"x-forwarded-proto", b"x-forwarded-host"
+_FOR, PROTO, _HOST = b"x-forwarded-for", b"x-forwarded-proto", b"x-forwarded-host"
 _STANDARD, _REAL_IP = b"forwarded", b"x-real-ip"
-_OWN = frozenset({_FOR, _PROTO, _HOST, _STANDARD})
+_OWN = frozenset({_FOR, PROTO, _HOST, _STANDARD})
 """The headers to which the router adds what it knows itself."""
 MOST_HOPS = 32
 """How many entries of `X-Forwarded-For` are read: the list may be as long as a head, and each entry costs time."""
@@ -99,7 +99,7 @@ def forwarded(
         scheme: The scheme of the connection: http, https, ws or wss.
         is_trusted: Whether that address is a trusted proxy's. Otherwise all that it says about this is dropped.
     """
-    own, host = _own(client, scheme), named.get(b"host")
+    own, host = own_fields(client, scheme), named.get(b"host")
     names = b":".join(named)
     if b"forwarded" in names or _REAL_IP in names:
         told = [pair for pair in passed if is_forwarding(pair[0])] if is_trusted else []
@@ -125,22 +125,22 @@ def _told_and_own(
         both.append((_HOST, host))
     both += [pair for pair in told if pair[0] not in _OWN]
     if standard := [value for name, value in told if name == _STANDARD]:
-        both.append((_STANDARD, b", ".join([*standard, _element(client, dict(own)[_PROTO])])))
+        both.append((_STANDARD, b", ".join([*standard, _element(client, dict(own)[PROTO])])))
     return both
 
 
 @functools.lru_cache(KNOWN_ADDRESSES)
-def _own(client: str | None, scheme: str) -> list[tuple[bytes, bytes]]:
+def own_fields(client: str | None, scheme: str) -> list[tuple[bytes, bytes]]:
     """Return what the router itself says of a connection."""
-    proto = (_PROTO, b"https" if scheme in ("https", "wss") else b"http")
+    proto = (PROTO, b"https" if scheme in ("https", "wss") else b"http")
     return [(_FOR, client.encode("latin-1", "replace")), proto] if client else [proto]
 
 
 def _added(told: Sequence[tuple[bytes, bytes]], own: Sequence[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
     """Return what a trusted proxy and the router say: all addresses, and the first protocol."""
     addresses = [value for name, value in (*told, *own) if name == _FOR]
-    proto = next(value for name, value in (*told, *own) if name == _PROTO and value)
-    return [*([(_FOR, b", ".join(addresses))] if addresses else ()), (_PROTO, proto)]
+    proto = next(value for name, value in (*told, *own) if name == PROTO and value)
+    return [*([(_FOR, b", ".join(addresses))] if addresses else ()), (PROTO, proto)]
 
 
 def _element(client: str | None, proto: bytes) -> bytes:

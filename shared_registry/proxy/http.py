@@ -5,30 +5,26 @@ from __future__ import annotations
 import functools
 import logging
 import math
-from collections.abc import Callable
 
 from shared_registry.config import RouterConfig
 from shared_registry.http1.connection import ReplicaSilent
-from shared_registry.http1.fields import Headers, request_head
 from shared_registry.http1.response import ReplicaBroke
 from shared_registry.leases.ledger import session_digest
-from shared_registry.model import Replica
-from shared_registry.proxy import headers
 from shared_registry.proxy.access_record import Ended
 from shared_registry.proxy.answers import Answer, error_answer
+from shared_registry.proxy.attempt import Attempt, Parts
 from shared_registry.proxy.connections import ReplicaConnections
-from shared_registry.proxy.dispatch import Dispatcher, NotReached, Undeliverable
+from shared_registry.proxy.dispatch import Dispatcher, Undeliverable
 from shared_registry.proxy.exchange import Exchange
-from shared_registry.proxy.outcomes import BUSY, OutcomeReports, client_of
-from shared_registry.proxy.placement import ReplicaLost, SessionPlacement, Slot
+from shared_registry.proxy.outcomes import OutcomeReports
+from shared_registry.proxy.placement import NoReplica, ReplicaLost, SessionPlacement, Slot
 from shared_registry.proxy.retry_budget import RetryBudget
+from shared_registry.proxy.serving import InTask, Serving
 from shared_registry.proxy.session_key import SessionKey
 
 RETRY_AFTER_SECONDS = 1
 LONGEST_RETRY_AFTER_SECONDS = 300
 """The upper limit of `Retry-After`, for any length of the queue: estimates for a longer time are not reliable."""
-HIGHEST_STATUS = 599
-"""The highest status that is passed on (RFC 9110, section 15)."""
 logger = logging.getLogger(__name__)
 
 
@@ -42,28 +38,52 @@ class HttpProxy:
         placement: SessionPlacement,
         connections: ReplicaConnections,
         reports: OutcomeReports,
+        serving: Serving,
     ) -> None:
         self._session_key = SessionKey(config.session_key)
-        self._budget = RetryBudget()
         self._dispatcher = dispatcher
         self._placement = placement
-        self._connections = connections
-        self._reports = reports
+        self._serving = serving
+        self._parts = Parts(placement, connections, reports, RetryBudget(), serving)
 
-    async def serve(self, exchange: Exchange, *, takes_slot: bool) -> None:
-        """Proxy one request. It is cancelled if the client leaves.
+    def begin(self, exchange: Exchange, *, takes_slot: bool, has_task: bool) -> InTask | None:
+        """Begin to proxy one request.
+
+        It is served at once, without a task, if it needs no slot, and a connection to its replica is idle.
 
         Args:
             exchange: The request.
             takes_slot: Whether it needs a slot on its replica.
+            has_task: Whether it has a task already.
+
+        Returns:
+            What serves the request in a task; `None` if it is being served.
         """
-        self._budget.request()
+        self._parts.budget.request()
         key = self._session_key.of_request(exchange.fields, exchange.query) if self._session_key.is_set else None
+        attempt: Attempt | None = None
+        if not takes_slot and not has_task and self._placement.opening.is_open:
+            try:
+                slot = self._placement.choose(key, exclude=())
+            except NoReplica:
+                pass
+            else:
+                attempt = Attempt(self._parts, exchange, key, slot)
+                if attempt.start(self._go_on):
+                    return None
+        return functools.partial(self._serve, exchange, key, attempt, takes_slot=takes_slot)
+
+    def _go_on(self, exchange: Exchange, key: str | None, attempt: Attempt) -> None:
+        self._serving.run(exchange, functools.partial(self._serve, exchange, key, attempt, takes_slot=False))
+
+    async def _serve(self, exchange: Exchange, key: str | None, begun: Attempt | None, *, takes_slot: bool) -> None:
+        """Proxy one request, from an attempt on that has begun, if there is one."""
         try:
             await self._dispatcher.deliver(
                 key,
-                functools.partial(self._attempt, exchange, key),
+                functools.partial(self._attempt, exchange, key, begun),
                 exchange=exchange,
+                first=None if begun is None else begun.slot,
                 takes_slot=takes_slot,
                 on_position=exchange.note_position if exchange.is_traced else None,
             )
@@ -77,63 +97,10 @@ class HttpProxy:
             exchange.note_end(_ended(error), error=None if exchange.is_begun else "worker_failed")
             exchange.answer(failure_of(error))
 
-    async def _attempt(self, exchange: Exchange, key: str | None, slot: Slot) -> None:
-        """Send the request to the slot's replica and pass the response on. Report the outcome."""
-        replica = slot.replica
-        exchange.note_replica(replica, key)
-        fields = exchange.for_replica(replica.url)
-        head = request_head(exchange.method, exchange.target, fields)
-        while True:
-            connection = await self._connections.take(replica)
-            self._reports.success(replica)
-            if exchange.is_traced:
-                exchange.note_reached()
-            try:
-                response = ResponseToClient(exchange, functools.partial(self._may_try_another, exchange, replica))
-                await self._placement.unless_lost(slot, connection.exchange(exchange, head, response))
-            except (ReplicaBroke, ReplicaSilent) as error:
-                is_stale = connection.is_used and not connection.has_received and isinstance(error, ReplicaBroke)
-                if is_stale and (exchange.is_harmless or (connection.is_unread and exchange.is_replayable)):
-                    continue
-                self._reports.broken(replica, str(error), client=_client_of(exchange, key))
-                raise
-            self._connections.give_back(replica, connection)
-            status = connection.status or 0
-            client = _client_of(exchange, key) if status >= 500 else ""  # of no interest otherwise
-            self._reports.responded(replica, status, client=client)
-            return
-
-    def _may_try_another(self, exchange: Exchange, replica: Replica) -> bool:
-        """Return whether a request for which a replica is too busy may be sent to another replica."""
-        if not exchange.is_replayable or not self._placement.has_another(replica):
-            return False
-        return self._budget.take(exchange.client.now())
-
-
-class ResponseToClient:
-    """Passes a replica's response on to the client, unless the replica is busy and another one may be tried."""
-
-    __slots__ = ("_exchange", "_may_try_another", "end", "flush", "send")
-
-    def __init__(self, exchange: Exchange, may_try_another: Callable[[], bool]) -> None:
-        self._exchange = exchange
-        self._may_try_another = may_try_another
-        self.send = exchange.send
-        self.flush = exchange.flush
-        self.end = exchange.end
-
-    def begin(self, status: int, fields: Headers) -> None:
-        """Begin the response to the client.
-
-        Raises:
-            NotReached: The replica is busy, and another one may be tried.
-            ReplicaBroke: Clients do not know this status.
-        """
-        if status > HIGHEST_STATUS:
-            raise ReplicaBroke(f"it answered with status {status}")
-        if status in BUSY and self._may_try_another():
-            raise NotReached(f"HTTP {status}", is_evidence=False)
-        self._exchange.begin(status, headers.to_client(fields, status=status))
+    async def _attempt(self, exchange: Exchange, key: str | None, begun: Attempt | None, slot: Slot) -> None:
+        is_begun = begun is not None and begun.slot is slot
+        attempt = begun if begun is not None and is_begun else Attempt(self._parts, exchange, key, slot)
+        await attempt.run()
 
 
 def refusal_of(failure: Undeliverable) -> Answer:
@@ -159,10 +126,6 @@ def _ended(error: Exception) -> Ended:
     if isinstance(error, ReplicaSilent):
         return "replica_silent"
     return "replica_lost" if isinstance(error, ReplicaLost) else "replica_broke"
-
-
-def _client_of(exchange: Exchange, key: str | None) -> str:
-    return client_of(exchange.client_address, key)
 
 
 def _whole_seconds(estimate: float | None) -> int:

@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import functools
 import logging
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from shared_registry.aio.log_fields import logging_about
@@ -31,7 +30,9 @@ from shared_registry.proxy.outcomes import OutcomeReports
 from shared_registry.proxy.placement import SessionPlacement
 from shared_registry.proxy.remembered import Remembered
 from shared_registry.proxy.routes import Routes
-from shared_registry.proxy.status import Queue, not_ready_reason, replicas_json, status_document
+from shared_registry.proxy.serving import InTask, Serving
+from shared_registry.proxy.shown_replicas import ShownReplicas
+from shared_registry.proxy.status import Queue, not_ready_reason, status_document
 from shared_registry.proxy.traffic import Traffic
 from shared_registry.proxy.websocket import WebSocketProxy
 from shared_registry.registry.facade import SharedReplicaRegistry
@@ -40,7 +41,11 @@ from shared_registry.store.redis_url import mask_redis_url
 RETRY_SECONDS = 5.0
 """The pause before a pool that could not be joined is tried again, while the router serves others."""
 REFRESH_SECONDS = 0.1
-"""How long `/status` waits for what is read from Redis. Of thousands of replicas the next call shows it."""
+"""How long `/status` waits for what is read from Redis."""
+MOST_REFRESHED_FIRST = 2000
+"""For how many replicas `/status` waits. Of more the next call shows it."""
+REFRESHED_AFTER_SECONDS = 0.3
+"""How long after such a call they are read. Meanwhile its answer, of megabytes, has the event loop."""
 logger = logging.getLogger(__name__)
 
 
@@ -56,7 +61,14 @@ class Pool:
     """
 
     def __init__(
-        self, config: RouterConfig, *, name: str, url: str, descriptors: Descriptors, live: LiveSessions
+        self,
+        config: RouterConfig,
+        *,
+        name: str,
+        url: str,
+        descriptors: Descriptors,
+        live: LiveSessions,
+        serving: Serving,
     ) -> None:
         """Create the pool. It connects to nothing before `run()`.
 
@@ -66,6 +78,7 @@ class Pool:
             url: The url at which the router serves, shown to operators.
             descriptors: The descriptors of the router.
             live: Counts the sessions of the router.
+            serving: The requests of the router.
         """
         self.name = name
         self.registry = SharedReplicaRegistry(config, health_checks=False, url=url)
@@ -75,12 +88,14 @@ class Pool:
         )
         self._url = url
         self._live = LiveSessions(live)
+        self._serving = serving
         self._stopping = asyncio.Event()
         self._reports = OutcomeReports(self.registry, self.traffic)
         self._opening = Opening(self.registry)
         self._placement = SessionPlacement(self.registry, self._opening, self.traffic)
-        self._dispatcher = Dispatcher(self._placement, self._reports, self._live, self.traffic)
-        self._replicas = Remembered(functools.partial(replicas_json, self.registry), seconds=0.0)
+        self._dispatcher = Dispatcher(self._placement, self._reports, self.traffic)
+        self._replicas = Remembered(ShownReplicas(self.registry).pieces, seconds=0.0)
+        self._is_refresh_due = asyncio.Event()
         self._depth = Remembered(self.registry.queue_depth, seconds=config.refresh_seconds)
         self._configure(config)
 
@@ -89,7 +104,7 @@ class Pool:
         self.config = config
         self._placement.configure(config.on_lost, queue_timeout_seconds=config.queue_timeout_seconds)
         parts = (config, self._dispatcher, self._placement, self.connections, self._reports)
-        self._http = HttpProxy(*parts)
+        self._http = HttpProxy(*parts, self._serving)
         self._websocket = WebSocketProxy(*parts)
         self._routes = Routes(config.routes, placement=config.placement)
 
@@ -104,12 +119,16 @@ class Pool:
         self._configure(result.config)
         return result
 
-    def serve(self, exchange: Exchange, path: bytes) -> Awaitable[None]:
-        """Return what serves a request, or a WebSocket session. It is cancelled if the client leaves.
+    def begin(self, exchange: Exchange, path: bytes, *, has_task: bool = False) -> InTask | None:
+        """Begin to serve a request, or a WebSocket session.
 
         Args:
             exchange: The request.
             path: Its path in the normal form.
+            has_task: Whether it has a task already.
+
+        Returns:
+            What serves it in a task; `None` if it was answered, or is being served.
         """
         place = self._routes.place(exchange.method, path, is_websocket=exchange.is_handshake)
         if (record := exchange.record) is not None:
@@ -117,9 +136,12 @@ class Pool:
             if record.traffic is not None:
                 record.traffic = self.traffic
         if place == "none":
-            return _not_allowed(exchange)
-        proxy = self._websocket if exchange.is_handshake else self._http
-        return proxy.serve(exchange, takes_slot=place == "lease")
+            exchange.answer(_NOT_ALLOWED)
+            return None
+        exchange.count(self._live, self.traffic)
+        if exchange.is_handshake:
+            return functools.partial(self._websocket.serve, exchange, takes_slot=place == "lease")
+        return self._http.begin(exchange, takes_slot=place == "lease", has_task=has_task)
 
     def begin_opening(self) -> None:
         """Hold sessions from now on until the pool opens."""
@@ -149,6 +171,7 @@ class Pool:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self._take_part(wait_seconds, on_joined))
                 tasks.create_task(self._reports.run())
+                tasks.create_task(self._refresh_later())
                 tasks.create_task(self.connections.sweep())
         finally:
             self.connections.close()
@@ -171,15 +194,28 @@ class Pool:
             more: What the body has besides.
         """
         depth = None
+        is_large = len(self.registry.all()) > MOST_REFRESHED_FIRST
         if self.registry.is_started:
             with contextlib.suppress(StoreError, TimeoutError):  # the document contains the ages of the view
                 depth = await self._depth.get()
-                async with asyncio.timeout(REFRESH_SECONDS):
-                    await self.registry.refresh()
+                if is_large:
+                    self._is_refresh_due.set()
+                else:
+                    async with asyncio.timeout(REFRESH_SECONDS):
+                        await self.registry.refresh()
         replicas = await self._replicas.get()
         queue = Queue(depth, self._placement.waiting)
         rest = status_document(self.registry, url=self._url, live_sessions=self._live.count, queue=queue)
         return [b'{"replicas":[', *replicas, f"],{as_json({**rest, **more})[1:]}".encode()]
+
+    async def _refresh_later(self) -> None:
+        """Read what `/status` shows of a large fleet, some time after each call, until cancelled."""
+        while True:
+            await self._is_refresh_due.wait()
+            await asyncio.sleep(REFRESHED_AFTER_SECONDS)
+            self._is_refresh_due.clear()
+            with contextlib.suppress(RegistryError):
+                await self.registry.refresh()
 
     async def _take_part(self, wait_seconds: float | None, on_joined: Callable[[], None]) -> None:
         about = {"namespace": self.config.namespace} | ({"pool": self.name} if self.name else {})
@@ -229,7 +265,3 @@ class Pool:
 _NOT_ALLOWED = error_answer(
     403, "not_allowed", "this router passes on no request for this path: see its setting routes"
 )
-
-
-async def _not_allowed(exchange: Exchange) -> None:
-    exchange.answer(_NOT_ALLOWED)

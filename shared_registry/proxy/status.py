@@ -5,16 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from shared_registry.aio.breath import Breath
-from shared_registry.proxy.answers import as_json
 from shared_registry.registry.facade import SharedReplicaRegistry
-from shared_registry.store.replica_fields import Document, ReplicaDocument
-
-THE_ORIGINALS = ("url", "primary", "status", "last_ok_at", "last_latency_ms", "consecutive_failures")
-"""The fields of a replica in the `/status` of FastVideo's router, in its order."""
-AT_ONCE = 16
-PIECES_AT_ONCE = 16
-_REPLICA = ReplicaDocument(Document.STATUS, first=THE_ORIGINALS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,22 +19,6 @@ class Queue:
 
     depth: int | None
     here: int
-
-
-async def replicas_json(registry: SharedReplicaRegistry) -> list[bytes]:
-    """Return the replicas of `GET /status` as JSON, in pieces. Times are on the Redis server's clock.
-
-    Each has the fields of FastVideo's router first, then the additional ones. With thousands of replicas this gives way
-    to other tasks in between, so that replicas may be of slightly different times.
-    """
-    breath, plan, pieces, records = Breath(), registry.plan, [], [replica.record for replica in registry.all()]
-    for at in range(0, len(records), AT_ONCE):
-        # An encoder costs as much as a replica, so that several replicas share one.
-        text = as_json([_REPLICA.of(record, plan) for record in records[at : at + AT_ONCE]])
-        pieces.append(f"{',' if at else ''}{text[1:-1]}".encode())
-        await breath.pause()
-    # To send a piece costs as much as to write some replicas.
-    return [b"".join(pieces[at : at + PIECES_AT_ONCE]) for at in range(0, len(pieces), PIECES_AT_ONCE)]
 
 
 def status_document(registry: SharedReplicaRegistry, *, url: str, live_sessions: int, queue: Queue) -> dict[str, Any]:

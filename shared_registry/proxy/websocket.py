@@ -272,7 +272,7 @@ class Handshake:
             and (chosen is None or chosen in self._client.subprotocols)
         )
 
-    def answered(self) -> list[tuple[bytes, bytes]]:
+    def answered(self) -> Headers:
         """Return the headers to pass on to the client."""
         return headers.to_client(self._fields, status=SWITCHING_PROTOCOLS)
 

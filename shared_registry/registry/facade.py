@@ -233,10 +233,13 @@ class SharedReplicaRegistry(RegistryReads, RegistryChanges, RegistryReload):
         self._expect_started()
         if not 0 <= timeout < math.inf:
             raise UsageError(f"timeout: must be 0 or more seconds, and finite, got {timeout!r}")
-        attempts = attempts_of(exclude, self._view, again_after=again_after) if exclude or again_after else NO_ATTEMPTS
+        avoided, attempts = self._view.cooling, NO_ATTEMPTS
+        if exclude or again_after:
+            attempts = attempts_of(exclude, self._view, again_after=again_after)
+            avoided = avoided.difference(attempts.excluded)
         return await self._parts.placement.acquirer.acquire(
             session,
-            avoided=self._view.cooling.difference(attempts.excluded),
+            avoided=avoided,
             attempts=attempts,
             timeout_seconds=timeout,
             on_position=on_position,
@@ -444,7 +447,9 @@ class SharedReplicaRegistry(RegistryReads, RegistryChanges, RegistryReload):
         self._outcomes.is_shared = True
         try:
             self._parts.news.start()
-            with self._mirror.subscribed(self._parts.news.notice, self._outcomes.notice, self._parts.membership.notice):
+            news, membership = self._parts.news, self._parts.membership
+            listeners = (news.notice, self._outcomes.notice, membership.notice)
+            with self._mirror.subscribed(*listeners, prepare=news.prepare):
                 async with asyncio.TaskGroup() as group:
                     self._begin_tasks(group)
         finally:

@@ -54,6 +54,7 @@ class View:
         cooling: Canonical urls of replicas in a cooldown, which come last.
         ramping: Canonical urls of replicas whose ready score is above their load, or was lately, because of a ramp.
         removed: The known removals of replicas, by canonical url.
+        to_be_removed: The replicas that drain in order to be removed, by canonical url.
     """
 
     def __init__(
@@ -81,6 +82,7 @@ class View:
         self._now = now
         self.first: Replica | None = None
         self.removed: dict[str, Removal] = {}
+        self.to_be_removed: dict[str, Replica] = {}
         self._departed: collections.deque[str] = collections.deque()
         self._former_names = FormerNames()
         self._replicas: dict[str, Replica] = {}
@@ -319,10 +321,12 @@ class View:
         replica.record = self._without_ended(record)
         self._replicas[key] = replica
         self._touched[replica] = None
+        self._note_drain(replica)
         self.removed.pop(key, None)
 
     def _drop(self, key: str) -> None:
         replica = self._handles[key] = self._replicas.pop(key)
+        self.to_be_removed.pop(key, None)
         self.selection.loads.forget(replica)
         self._former_names.note(replica)
         self._touched[replica] = None
@@ -352,10 +356,18 @@ class View:
             self._former_names.note(replica)
         former, replica.record = replica.record, self._without_ended(record)
         present = replica.record
+        if present.removes_when_drained or former.removes_when_drained:
+            self._note_drain(replica)
         if former.is_selectable is not present.is_selectable or former.endpoint != present.endpoint:
             self._touched[replica] = None
         elif not present.is_selectable and self._panic_percent > 0:
             self._put_spare(replica)
+
+    def _note_drain(self, replica: Replica) -> None:
+        if replica.record.removes_when_drained:
+            self.to_be_removed[replica.record.key] = replica
+        else:
+            self.to_be_removed.pop(replica.record.key, None)
 
     def _without_ended(self, record: ReplicaRecord) -> ReplicaRecord:
         if record.ejected_until is None or self._ended.get(record.key) != record.ejected_until:

@@ -8,9 +8,10 @@ from __future__ import annotations
 import asyncio
 import functools
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from dataclasses import dataclass
 from types import MappingProxyType, TracebackType
-from typing import NamedTuple, cast
+from typing import Any, Generic, NamedTuple, TypeVar
 
 from redis import exceptions
 
@@ -27,6 +28,8 @@ from shared_registry.store.multiplexer import NoReply, OnReply
 from shared_registry.store.script_calls import ScriptCalls
 from shared_registry.store.together import Split, Together
 
+T = TypeVar("T")
+
 
 class Reply(NamedTuple):
     """The reply of a command."""
@@ -39,6 +42,28 @@ class Reply(NamedTuple):
 def scripts() -> Mapping[str, Script]:
     """Return all commands by name. They are read from disk once."""
     return MappingProxyType({name: Script.of(text) for name, text in assemble_all().items()})
+
+
+@dataclass(frozen=True, slots=True)
+class Command(Generic[T]):
+    """What is the same at each call of one command.
+
+    Attributes:
+        name: The name of the command's file in `lua/`.
+        parse: Returns the result, from the words of a reply.
+        script: The text.
+        first: The key, and the arguments (ARGV) before those of a call.
+        together: Sends a call together with others of its kind, if it is usual.
+        repeats: Whether to run the command once more if the connection broke with the call on it. That is no outage:
+            Redis may serve all other routers. A second run must change nothing more.
+    """
+
+    name: str
+    parse: Callable[[list[str]], T]
+    script: Script
+    first: tuple[str, ...]
+    together: Together | None = None
+    repeats: bool = False
 
 
 class Channel:
@@ -67,11 +92,7 @@ class Channel:
         self._timeout_seconds = timeout_seconds
         self._failover = failover or Failover()
         self._calls = ScriptCalls(client)
-
-    @functools.cached_property
-    def _scripts(self) -> Mapping[str, Script]:
-        """The commands; read when the first is called, which a reader may never do."""
-        return scripts()
+        self._commands: dict[str, Command[Reply]] = {}
 
     @property
     def keeps_order(self) -> bool:
@@ -84,6 +105,18 @@ class Channel:
             self._timeout_seconds, lane=self.lane, patience_seconds=patience_seconds, failover=self._failover
         )
 
+    def command(
+        self,
+        name: str,
+        parse: Callable[[list[str]], T],
+        *,
+        first: Sequence[str] = (),
+        together: Together | None = None,
+        repeats: bool = False,
+    ) -> Command[T]:
+        """Return a command of this channel's namespace; see `Command`. `first` is without the key."""
+        return Command(name, parse, scripts()[name], (self._key, *first), together, repeats)
+
     def together(self, name: str, args: Sequence[str], split: Split) -> Together | None:
         """Return what sends calls together, if the client can do that; see `Together`.
 
@@ -94,65 +127,152 @@ class Channel:
         """
         if self._multiplexed is None:
             return None
-        return Together(self._multiplexed.multiplexer, self._scripts[name], (self._key, *args), split)
+        return Together(self._multiplexed.multiplexer, scripts()[name], (self._key, *args), split)
 
-    async def run(
+    def run(
+        self, name: str, args: Sequence[str], *, on_sent: Callable[[], None] | None = None
+    ) -> Coroutine[Any, Any, Reply]:
+        """Call a command once; see `call`.
+
+        Args:
+            name: The name of the command's file in `lua/`.
+            args: The arguments (ARGV) in the order of the file's header.
+            on_sent: See `call`.
+        """
+        command = self._commands.get(name)
+        if command is None:
+            command = self._commands[name] = self.command(name, _whole)
+        return self.call(command, args, on_sent=on_sent)
+
+    def call(
         self,
-        name: str,
+        command: Command[T],
         args: Sequence[str],
         *,
         patience_seconds: float | None = None,
         on_sent: Callable[[], None] | None = None,
         on_reply: OnReply | None = None,
-        together: tuple[Together, str] | None = None,
-        repeats: bool = False,
-    ) -> Reply:
+        usual: str | None = None,
+    ) -> Coroutine[Any, Any, T]:
         """Call a command by its digest, or by its text if the server does not know it after a restart or a failover.
 
         If the call is cancelled, the command may or may not have been executed. With `on_reply`, a cancellation takes
         effect when the reply has come.
 
         Args:
-            name: The name of the command's file in `lua/`.
-            args: The arguments (ARGV) in the order of the file's header.
+            command: The command.
+            args: The arguments (ARGV) in the order of the file's header, after the first ones.
             patience_seconds: How long to wait for the turn; `None` for as long as Redis answers.
             on_sent: Called when the call gets its turn, before it is sent. If it raises, the call is not sent.
             on_reply: Called with the words of the reply, also if the caller has been cancelled meanwhile.
-            together: Sends the call together with others of its kind, if they are usual; and its argument then.
-            repeats: Whether to run the command once more if the connection broke with the call on it. That is no
-                outage: Redis may serve all other routers. A second run must change nothing more.
+            usual: The call's argument in a command for many calls, if the call is usual.
 
-        Raises:
+        Raises (when the result is awaited):
             StoreError: See `bounded`.
         """
-        run = self._run_bounded if self._multiplexed is None else self._run_multiplexed
-        script, words = self._scripts[name], (self._key, *args)
+        if self._multiplexed is None:
+            return self._call_bounded(command, args, patience_seconds, on_sent, on_reply)
+        return self._call_multiplexed(self._multiplexed, command, args, patience_seconds, on_sent, on_reply, usual)
+
+    async def _call_multiplexed(
+        self,
+        client: MultiplexedClient,
+        command: Command[T],
+        args: Sequence[str],
+        patience_seconds: float | None,
+        on_sent: Callable[[], None] | None,
+        on_reply: OnReply | None,
+        usual: str | None,
+    ) -> T:
+        lane, failover, may_repeat = self.lane, self._failover, command.repeats
+        begun_at = time.monotonic()
+        while True:
+            if not lane.enter():
+                await self._turn(patience_seconds)
+            replies, answers, sweeps = lane.replies, failover.answers, failover.sweeps
+            try:
+                if failover.is_due:
+                    await failover.renew()
+                    sweeps = failover.sweeps
+                if on_sent is not None:
+                    on_sent()
+                words = (*command.first, *args)
+                reply = await client.call_script(command.script, words, on_reply, command.together, usual)
+            except FAILURES as error:
+                failure = self._failure(error, replies, answers, sweeps)
+                if not may_repeat or not was_cut_off(failure):
+                    failover.calls.failed(failure)
+                    raise failure from error
+                may_repeat = False
+            except BaseException:
+                lane.leave()
+                raise
+            else:
+                break
+        lane.leave_answered()
+        if sweeps == failover.sweeps:
+            failover.answers += 1  # as `ended` does; this saves a call in the usual case
+        else:
+            failover.ended(None, is_late=False, answers=answers, sweeps=sweeps)
+        failover.calls.seconds[command.name].add(time.monotonic() - begun_at)
+        return command.parse(reply)
+
+    async def _turn(self, patience_seconds: float | None) -> None:
+        try:
+            await self.lane.wait(patience_seconds)
+        except StoreError as error:
+            self._failover.calls.failed(error)
+            raise
+
+    def _failure(self, error: Exception, replies: int, answers: int, sweeps: int) -> StoreError:
+        """Record how a call failed, and leave the lane. Return the error to raise."""
+        lane, is_late = self.lane, isinstance(error, NoReply)
+        failure = StoreUnavailable(str(error)) if is_late else meaning_of(error)
+        failure.__cause__ = error
+        if is_late:
+            lane.unanswered(replies, str(error))
+        elif isinstance(error, exceptions.ResponseError):
+            lane.answered()
+        else:
+            lane.failed(str(failure))
+        lane.leave()
+        self._failover.ended(error, is_late=is_late, answers=answers, sweeps=sweeps)
+        return failure
+
+    async def _call_bounded(
+        self,
+        command: Command[T],
+        args: Sequence[str],
+        patience_seconds: float | None,
+        on_sent: Callable[[], None] | None,
+        on_reply: OnReply | None,
+    ) -> T:
         calls, begun_at = self._failover.calls, time.monotonic()
+        run = functools.partial(self._run, command.script, (*command.first, *args), patience_seconds, on_sent, on_reply)
         try:
             try:
-                reply = await run(script, words, patience_seconds, on_sent, on_reply, together)
+                reply = await run()
             except StoreUnavailable as error:
-                if not repeats or not was_cut_off(error):
+                if not command.repeats or not was_cut_off(error):
                     raise
-                reply = await run(script, words, patience_seconds, on_sent, on_reply, together)
+                reply = await run()
         except StoreError as error:
             calls.failed(error)
             raise
-        calls.seconds[name].add(time.monotonic() - begun_at)
-        return reply
+        calls.seconds[command.name].add(time.monotonic() - begun_at)
+        return command.parse(reply)
 
-    async def _run_bounded(
+    async def _run(
         self,
         script: Script,
         words: tuple[str, ...],
         patience_seconds: float | None,
         on_sent: Callable[[], None] | None,
         on_reply: OnReply | None,
-        _: tuple[Together, str] | None,
-    ) -> Reply:
+    ) -> list[str]:
         is_sent = False
 
-        async def run() -> Reply:
+        async def run() -> list[str]:
             nonlocal is_sent
             async with self.bounded(patience_seconds=patience_seconds):
                 if on_sent is not None:
@@ -161,52 +281,13 @@ class Channel:
                 reply = await self._calls.execute(script, words)
             if on_reply is not None:
                 on_reply(reply)
-            return Reply(reply[0], reply[1:])
+            return reply
 
         return await (run() if on_reply is None else completed(run(), is_begun=lambda: is_sent))
 
-    async def _run_multiplexed(
-        self,
-        script: Script,
-        words: tuple[str, ...],
-        patience_seconds: float | None,
-        on_sent: Callable[[], None] | None,
-        on_reply: OnReply | None,
-        together: tuple[Together, str] | None,
-    ) -> Reply:
-        client, lane, failover = cast(MultiplexedClient, self._client), self.lane, self._failover
-        if not lane.enter():
-            await lane.wait(patience_seconds)
-        replies, answers, sweeps = lane.replies, failover.answers, failover.sweeps
-        try:
-            if failover.is_due:
-                await failover.renew()
-                sweeps = failover.sweeps
-            if on_sent is not None:
-                on_sent()
-            try:
-                reply = await client.call_script(script, words, on_reply, together)
-            except exceptions.NoScriptError:
-                reply = await client.call_script(script, words, on_reply, is_known=False)
-        except FAILURES as error:
-            is_late = isinstance(error, NoReply)
-            if is_late:
-                lane.unanswered(replies, str(error))
-            elif isinstance(error, exceptions.ResponseError):
-                lane.answered()
-            else:
-                lane.failed(str(meaning_of(error)))
-            failover.ended(error, is_late=is_late, answers=answers, sweeps=sweeps)
-            raise StoreUnavailable(str(error)) if is_late else meaning_of(error) from error
-        else:
-            lane.answered()
-            if sweeps == failover.sweeps:
-                failover.answers += 1  # as `ended` does; this saves a call in the usual case
-            else:
-                failover.ended(None, is_late=False, answers=answers, sweeps=sweeps)
-            return Reply(reply[0], reply[1:])
-        finally:
-            lane.leave()
+
+def _whole(words: list[str]) -> Reply:
+    return Reply(words[0], words[1:])
 
 
 class bounded:  # noqa: N801  reads as a statement: `async with bounded(1.0): â€¦`
@@ -246,6 +327,7 @@ class bounded:  # noqa: N801  reads as a statement: `async with bounded(1.0): â€
         lane: Lane | None = None,
         patience_seconds: float | None = None,
         failover: Failover | None = None,
+        quiet_seconds: float = 0.0,
     ) -> None:
         """Prepare one use.
 
@@ -254,11 +336,14 @@ class bounded:  # noqa: N801  reads as a statement: `async with bounded(1.0): â€
             lane: The lane in which the block waits for its turn. It must have been made with the same time.
             patience_seconds: How long to wait for the turn; `None` for as long as Redis answers.
             failover: Renews connections before the block if necessary, and records how the block ended.
+            quiet_seconds: How long the server does not answer if it has nothing to say. Without a lane.
         """
         self._seconds = seconds
         self._lane = lane
         self._patience_seconds = patience_seconds
-        self._alarm = SharedAlarm(seconds) if lane is None else lane.alarm
+        self._alarm = (
+            SharedAlarm(seconds, quiet_seconds=quiet_seconds, is_shared=False) if lane is None else lane.alarm
+        )
         self._is_late = False
         self._failover = failover
         self._answers = self._sweeps = 0

@@ -9,8 +9,9 @@ operators, one for heartbeats, leadership and reports, and one for calls that re
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import Protocol
+import functools
+from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
+from typing import Any, Protocol
 
 from shared_registry.errors import StoreError
 from shared_registry.model import (
@@ -36,7 +37,7 @@ from shared_registry.store.answers import (
     new_token,
     outcome_words,
 )
-from shared_registry.store.channel import Channel
+from shared_registry.store.channel import Channel, Reply
 from shared_registry.store.client import Client, Clients
 from shared_registry.store.codec import milliseconds, parse_events, parse_probers
 from shared_registry.store.discovering import DiscoveryCommands
@@ -58,7 +59,6 @@ from shared_registry.store.replies import (
     UpgradeOutcome,
     WrongAffinity,
 )
-from shared_registry.store.together import Together
 from shared_registry.store.writability import Writability
 
 CALLS_AT_ONCE = 256
@@ -72,13 +72,17 @@ CONNECTIONS_BESIDE = 8
 
 
 class Progress(Protocol):
-    """Learns how far an `acquire` has come."""
+    """Learns how far an `acquire` has come.
+
+    Attributes:
+        is_in_doubt: Set to false when Redis has replied, so that no slot is granted later. The caller may be cancelled
+            by then.
+    """
+
+    is_in_doubt: bool
 
     def sent(self) -> None:
         """Handle that the call gets its turn. Before that, nothing can have happened in Redis."""
-
-    def settled(self) -> None:
-        """Handle that Redis has replied, so that no slot is granted later. The caller may be cancelled by then."""
 
 
 class Store(LeaderCommands, RegistrationCommands, AnnouncementCommands, DiscoveryCommands):
@@ -120,8 +124,20 @@ class Store(LeaderCommands, RegistrationCommands, AnnouncementCommands, Discover
         self._sessions = channel(clients.commands, min(CALLS_AT_ONCE, share))
         self._control = channel(clients.control, CONTROL_CALLS_AT_ONCE)
         self._recovery = channel(clients.control, min(RECOVERIES_AT_ONCE, share))
-        self._acquiring = self._sessions.together("acquire_leases", [router], _grants)
-        self._releasing = self._sessions.together("release_leases", [router], _releases)
+        self._acquire = self._sessions.command(
+            "acquire_lease",
+            _acquired,
+            first=[router],
+            together=self._sessions.together("acquire_leases", [router], _grants),
+            repeats=True,
+        )
+        self._release = self._sessions.command(
+            "release_lease",
+            _whole_release,
+            first=[router],
+            together=self._sessions.together("release_leases", [router], _releases),
+            repeats=True,
+        )
 
     async def deregister(
         self, key: str, incarnation: str, *, by: str = "", reason: str = "", when_drained: bool = False
@@ -305,7 +321,7 @@ class Store(LeaderCommands, RegistrationCommands, AnnouncementCommands, Discover
         reply = await self._control.run("leave_cluster", args)
         return _DEPARTURES[expect(reply, "left", "partial", "not_found")]
 
-    async def acquire(
+    def acquire(
         self,
         lease_id: str,
         *,
@@ -316,7 +332,7 @@ class Store(LeaderCommands, RegistrationCommands, AnnouncementCommands, Discover
         excluded: Collection[str] = (),
         patience_seconds: float | None = None,
         progress: Progress | None = None,
-    ) -> Grant | Queued | Denied:
+    ) -> Coroutine[Any, Any, Grant | Queued | Denied]:
         """Give a session a slot. If there is none and the session may wait, put it in the queue.
 
         A repeated call of a waiting session returns its position. With `max_queue` 0 the session does not wait, and a
@@ -338,15 +354,10 @@ class Store(LeaderCommands, RegistrationCommands, AnnouncementCommands, Discover
         Raises:
             Busy: The call did not get its turn in time.
         """
-
-        def on_reply(words: Sequence[str]) -> None:
-            if progress is not None and words[0] != _NOT_REGISTERED:
-                progress.settled()
-
-        reply = await self._sessions.run(
-            "acquire_lease",
-            [
-                self._router,
+        is_usual = not avoided and not excluded and not has_name(lease_id)
+        return self._sessions.call(
+            self._acquire,
+            (
                 lease_id,
                 str(max_queue),
                 sequence,
@@ -354,24 +365,12 @@ class Store(LeaderCommands, RegistrationCommands, AnnouncementCommands, Discover
                 str(len(avoided)),
                 *avoided,
                 *excluded,
-            ],
+            ),
             patience_seconds=patience_seconds,
             on_sent=None if progress is None else progress.sent,
-            on_reply=None if progress is None else on_reply,
-            together=None if avoided or excluded else _usual(self._acquiring, lease_id),
-            repeats=True,
+            on_reply=None if progress is None else functools.partial(_settle, progress),
+            usual=lease_id if is_usual else None,
         )
-        status = expect(reply, "granted", "returned", "held", "spare", "waiting", *_DENIALS)
-        if status == "spare":
-            key, revision, sequence = reply.values
-            return Grant(key, revision, is_spare=True, sequence=sequence)
-        if status == "waiting":
-            sequence, position, depth = reply.values
-            return Queued(sequence, int(position), int(depth))
-        if status in _DENIALS:
-            return Denied(Denial(status), *map(int, reply.values))
-        key, revision = reply.values
-        return Grant(key, revision, has_returned=status == "returned")
 
     async def release(
         self,
@@ -379,7 +378,7 @@ class Store(LeaderCommands, RegistrationCommands, AnnouncementCommands, Discover
         *,
         affinity_seconds: float = 0.0,
         is_recovery: bool = False,
-        on_end: Callable[[], None] | None = None,
+        on_end: Callable[[str], None] | None = None,
     ) -> list[Event]:
         """End a lease, or take a waiter out of the queue, if there is one.
 
@@ -390,26 +389,18 @@ class Store(LeaderCommands, RegistrationCommands, AnnouncementCommands, Discover
             affinity_seconds: How long the session's affinity to its replica is kept.
             is_recovery: No session holds the lease any more. Such calls use a lane of their own, so that the slot does
                 not wait behind the calls of sessions.
-            on_end: Called when Redis has received the end, also if the caller has been cancelled meanwhile. The
-                cancellation takes effect then, not before.
+            on_end: Called with the id when Redis has received the end, also if the caller has been cancelled meanwhile.
+                The cancellation takes effect then, not before.
         """
         channel = self._recovery if is_recovery else self._sessions
         take = self._begin_write()
-        args = [self._router, lease_id, milliseconds(affinity_seconds)]
-
-        def on_reply(words: Sequence[str]) -> None:
-            if on_end is not None and words[0] in _ENDINGS:
-                on_end()
-
-        reply = await channel.run(
-            "release_lease",
-            args,
-            on_reply=None if on_end is None else on_reply,
-            together=None if is_recovery else _usual(self._releasing, lease_id),
-            repeats=True,
+        words = await channel.call(
+            self._release,
+            (lease_id, milliseconds(affinity_seconds)),
+            on_reply=None if on_end is None else functools.partial(_end, on_end, lease_id),
+            usual=None if is_recovery or has_name(lease_id) else lease_id,
         )
-        expect(reply, *_ENDINGS)
-        return events_of(reply.values, take) if reply.values else []
+        return events_of(words[1:], take) if len(words) > 1 else []
 
     async def take_over(self, lease_id: str, *, on_sent: Callable[[], None] | None = None) -> Grant | Denied | None:
         """Move a lease that may move to this router, from whichever router has it. Return `None` if none has it.
@@ -533,8 +524,34 @@ def _measured(seconds: float | None) -> str:
     return "" if seconds is None else milliseconds(seconds)
 
 
-def _usual(together: Together | None, lease_id: str) -> tuple[Together, str] | None:
-    return None if together is None or has_name(lease_id) else (together, lease_id)
+def _acquired(words: list[str]) -> Grant | Queued | Denied:
+    status = words[0]
+    if status in _GRANTED:
+        return Grant(words[1], words[2], has_returned=status == "returned")
+    status, values = expect(Reply(status, words[1:]), "spare", "waiting", *_DENIALS), words[1:]
+    if status == "spare":
+        key, revision, sequence = values
+        return Grant(key, revision, is_spare=True, sequence=sequence)
+    if status == "waiting":
+        sequence, position, depth = values
+        return Queued(sequence, int(position), int(depth))
+    return Denied(Denial(status), *map(int, values))
+
+
+def _settle(progress: Progress, words: Sequence[str]) -> None:
+    if words[0] != _NOT_REGISTERED:
+        progress.is_in_doubt = False
+
+
+def _whole_release(words: list[str]) -> list[str]:
+    if words[0] not in _ENDINGS:
+        expect(Reply(words[0], words[1:]), *_ENDINGS)
+    return words
+
+
+def _end(on_end: Callable[[str], None], lease_id: str, words: Sequence[str]) -> None:
+    if words[0] in _ENDINGS:
+        on_end(lease_id)
 
 
 def _grants(reply: Sequence[str]) -> list[list[str]]:
@@ -552,6 +569,7 @@ _DEPARTURES = {
     "alive": Departure.REFUSED,
     "not_found": Departure.REFUSED,
 }
+_GRANTED = ("granted", "held", "returned")
 _ENDINGS = ("released", "abandoned", "not_found")
 _NOT_REGISTERED = Denial.NOT_REGISTERED.value
 _DENIALS = tuple(denial.value for denial in Denial)

@@ -90,6 +90,15 @@ class Lane:
                 return
         self._free += 1
 
+    def leave_answered(self) -> None:
+        """Record that a call got a reply, and give its place to the next one, or free it."""
+        self.replies += 1
+        self._failures = 0
+        if self._waiting:
+            self.leave()
+        else:
+            self._free += 1
+
     def answered(self) -> None:
         """Record that a call got a reply."""
         self.replies += 1
@@ -135,14 +144,20 @@ class SharedAlarm:
     arrived meanwhile that nobody could read. So this delay does not count.
     """
 
-    def __init__(self, seconds: float) -> None:
+    def __init__(self, seconds: float, *, quiet_seconds: float = 0.0, is_shared: bool = True) -> None:
         """Set no alarm yet.
 
         Args:
             seconds: The time from `set` to the call.
+            quiet_seconds: The part of it, at its beginning, in which the reply is not expected, so that it does not
+                matter whether the event loop is late. There are no ticks in it.
+            is_shared: Whether more alarms will be set. The timer of one that is not shared ends when it is called off.
         """
         self._seconds = seconds
-        self._tick_seconds = seconds / TICKS
+        self._tick_seconds = (seconds - quiet_seconds) / TICKS
+        self._first_tick_seconds = quiet_seconds or self._tick_seconds
+        self._is_shared = is_shared
+        self._timer: asyncio.TimerHandle | None = None
         self._due: dict[Callable[[], None], float] = {}
         self._armed_on: asyncio.AbstractEventLoop | None = None
         self._next_tick = 0.0
@@ -155,18 +170,20 @@ class SharedAlarm:
         if loop is not self._armed_on:
             self._due.clear()  # they are empty, or their loop was closed and will not run
             self._not_counted = 0.0
-            self._arm(loop, now + self._tick_seconds)
+            self._arm(loop, now + self._first_tick_seconds)
         # An alarm that is set while a tick is late must not be due later than one that is set after that tick.
         self._due[ring] = min(now, self._next_tick) - self._not_counted + self._seconds
 
     def call_off(self, ring: Callable[[], None]) -> None:
         """Cancel the call of this function, if it has not been made."""
         self._due.pop(ring, None)
+        if not self._is_shared and self._timer is not None:
+            self._timer.cancel()
 
     def _arm(self, loop: asyncio.AbstractEventLoop, at: float) -> None:
         self._armed_on = loop
         self._next_tick = at
-        loop.call_at(at, self._tick, loop)
+        self._timer = loop.call_at(at, self._tick, loop)
 
     def _tick(self, loop: asyncio.AbstractEventLoop) -> None:
         now = loop.time()

@@ -31,9 +31,8 @@ class MultiplexedClient(Redis):
         script: Script,
         words: tuple[str, ...],
         on_reply: OnReply | None = None,
-        together: tuple[Together, str] | None = None,
-        *,
-        is_known: bool = True,
+        together: Together | None = None,
+        argument: str | None = None,
     ) -> Awaitable[Any]:
         """Execute a script within the maximum time of a call.
 
@@ -41,12 +40,12 @@ class MultiplexedClient(Redis):
             script: The script.
             words: The key, and the arguments.
             on_reply: See `PendingReply`.
-            together: Sends the call together with others of its kind; and its argument then.
-            is_known: Whether the server should know the script.
+            together: Sends the call together with others of its kind, if there is an argument.
+            argument: The call's argument then.
         """
-        if together is not None:
-            return together[0].call(script, words, together[1], on_reply)
-        return self.multiplexer.call_script(script, words, on_reply, sends_text=not is_known)
+        if together is None or argument is None:
+            return self.multiplexer.call_script(script, words, on_reply)
+        return together.call(script, words, argument, on_reply)
 
     def pipeline(self, transaction: bool = False, shard_hint: str | None = None) -> Any:  # noqa: FBT001, FBT002  redis-py's
         """Return a pipeline, which may have no transaction."""

@@ -11,8 +11,9 @@ redis-py makes the connections, packs and parses. Only public methods of its con
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from typing import Any
 
 from redis import exceptions
@@ -39,13 +40,14 @@ class Closed(exceptions.ConnectionError):
     """The connections were closed while the command was under way."""
 
 
-class PendingReply(asyncio.Future[Any]):
-    """The reply to one command, or the error reply.
+class PendingReply:
+    """The reply to one command, or the error reply. It may be awaited once.
 
     Attributes:
         command: The packed command; unused if there is a script.
         script: The script to run.
         words: Its key, and its arguments.
+        argument: What a script for many calls needs of this one; see `Together`.
         sends_text: Whether to send the script's text in any case.
         is_bounded: The call ends with `NoReply` after the maximum time of a call. Otherwise its caller bounds it.
         on_reply: Called with the reply, also if the caller has been cancelled meanwhile. Such an answer can be
@@ -53,13 +55,46 @@ class PendingReply(asyncio.Future[Any]):
             reply has come, or after the maximum time of a call.
     """
 
-    is_bounded = False
-    on_reply: OnReply | None = None
-    command = b""
-    script: Script | None = None
-    words: tuple[str, ...] = ()
-    sends_text = False
-    _is_under_way = False
+    __slots__ = (
+        "_is_under_way",
+        "_reply",
+        "argument",
+        "command",
+        "is_bounded",
+        "on_reply",
+        "script",
+        "sends_text",
+        "words",
+    )
+    argument: str
+    command: bytes
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        script: Script | None,
+        words: tuple[str, ...],
+        on_reply: OnReply | None,
+        *,
+        is_bounded: bool = True,
+    ) -> None:
+        self._reply: asyncio.Future[Any] = loop.create_future()
+        self._is_under_way = self.sends_text = False
+        self.script = script
+        self.words = words
+        self.on_reply = on_reply
+        self.is_bounded = is_bounded
+
+    def __await__(self) -> Generator[Any, None, Any]:
+        """Wait for the reply."""
+        try:
+            return (yield from self._reply)
+        except asyncio.CancelledError:
+            while self._is_under_way:
+                self._reply = self._reply.get_loop().create_future()
+                with contextlib.suppress(asyncio.CancelledError, Exception):
+                    yield from self._reply
+            raise
 
     def packed(self, known: set[str]) -> bytes:
         """Return the command. A script that was not sent on its connection before is sent as text.
@@ -78,9 +113,13 @@ class PendingReply(asyncio.Future[Any]):
         known.add(script.digest)
         return pack(("EVAL", script.text, "1", *self.words))
 
-    def cancel(self, msg: Any | None = None) -> bool:
+    def cancel(self) -> bool:
         """Give up the call, if that is possible now. Return whether it was."""
-        return False if self._is_under_way else super().cancel(msg)
+        return not self._is_under_way and self._reply.cancel()
+
+    def done(self) -> bool:
+        """Return whether the call has ended, or was cancelled before it was sent."""
+        return not self._is_under_way and self._reply.done()
 
     def begin(self) -> None:
         """Record that the command is sent."""
@@ -88,19 +127,20 @@ class PendingReply(asyncio.Future[Any]):
 
     def answered(self, reply: Any) -> None:
         """Record the reply. One that comes after the end of the call is dropped."""
-        if self.done():
-            return
         if isinstance(reply, Exception):
             self.failed(reply)
             return
-        if self.on_reply is not None:
+        if self._is_under_way and self.on_reply is not None:
+            self._is_under_way = False
             self.on_reply(reply)
-        self.set_result(reply)
+        if not self._reply.done():
+            self._reply.set_result(reply)
 
     def failed(self, error: Exception) -> None:
         """Record that there is no reply."""
-        if not self.done():
-            self.set_exception(error)
+        self._is_under_way = False
+        if not self._reply.done():
+            self._reply.set_exception(error)
 
 
 class _Batch:
@@ -151,26 +191,22 @@ class Multiplexer:
             ConnectionError: The connection failed, or could not be made. What was sent may have been executed.
             ResponseError: The error reply.
         """
-        answer = PendingReply(loop=asyncio.get_running_loop())
+        answer = PendingReply(asyncio.get_running_loop(), None, (), on_reply, is_bounded=is_bounded)
         answer.command = command
-        answer.is_bounded, answer.on_reply = is_bounded, on_reply
         self.submit(answer)
         return answer
 
-    def call_script(
-        self, script: Script, words: tuple[str, ...], on_reply: OnReply | None = None, *, sends_text: bool = False
-    ) -> PendingReply:
+    def call_script(self, script: Script, words: tuple[str, ...], on_reply: OnReply | None = None) -> PendingReply:
         """Run a script, within the maximum time of a call, as `call` sends a command.
+
+        A script that the server does not know is sent again as text.
 
         Args:
             script: The script.
             words: The key, and the arguments.
             on_reply: See `PendingReply`.
-            sends_text: Whether to send the script's text in any case.
         """
-        answer = PendingReply(loop=asyncio.get_running_loop())
-        answer.script, answer.words, answer.sends_text = script, words, sends_text
-        answer.is_bounded, answer.on_reply = True, on_reply
+        answer = PendingReply(asyncio.get_running_loop(), script, words, on_reply)
         self.submit(answer)
         return answer
 
@@ -199,7 +235,7 @@ class Multiplexer:
     def _replace(self, old: _Line | None) -> _Line:
         if old is not None and old.is_of_this_loop:
             old.retire()
-        line = self._line = _Line(self._pool, self._failover.generation, self._seconds)
+        line = self._line = _Line(self._pool, self._failover.generation, self._seconds, self.submit)
         task = self._tasks[line] = asyncio.get_running_loop().create_task(line.run())
         line.task = task
         task.add_done_callback(lambda _: self._tasks.pop(line, None))
@@ -217,11 +253,14 @@ class _Line:
 
     task: asyncio.Task[None]
 
-    def __init__(self, pool: ConnectionPool, generation: int, seconds: float) -> None:
+    def __init__(
+        self, pool: ConnectionPool, generation: int, seconds: float, submit: Callable[[PendingReply], None]
+    ) -> None:
         self.generation = generation
         self.replies = 0
         self._pool = pool
         self._seconds = seconds
+        self._submit = submit
         self._loop = asyncio.get_running_loop()
         self._alarm = SharedAlarm(seconds)
         self._is_retired = False
@@ -344,7 +383,12 @@ class _Line:
             if not sent:
                 raise exceptions.ConnectionError("the server sent a reply to no command")
             self.replies += 1
-            sent.popleft().answered(reply)
+            answer = sent.popleft()
+            if isinstance(reply, exceptions.NoScriptError) and answer.script and not answer.sends_text:
+                answer.sends_text = True
+                self._submit(answer)
+            else:
+                answer.answered(reply)
             if self.replies >= batches[0].last:
                 self._end_batches()
 

@@ -16,6 +16,8 @@ READS_AT_ONCE = 8
 ENTRIES_AT_ONCE = 200
 """How many entries of a stream are read in one go. The client library parses all of them without a pause."""
 BLOCK_MARGIN_SECONDS = 1.0
+REPLY_SECONDS = 0.2
+"""How long the reply to a blocking read may take after its end until the time limit begins to count pauses."""
 
 
 class Reads:
@@ -34,7 +36,8 @@ class Reads:
     async def _block(self, streams: dict[str, str], seconds: float) -> object:
         seconds = min(seconds, self._longest_block_seconds)
         milliseconds = max(1, round(seconds * 1000))
-        async with bounded(seconds + BLOCK_MARGIN_SECONDS, failover=self._failover):
+        limit, quiet_seconds = seconds + BLOCK_MARGIN_SECONDS, seconds + REPLY_SECONDS
+        async with bounded(limit, failover=self._failover, quiet_seconds=quiet_seconds):
             if isinstance(self._blocking, RedisCluster):
                 return await _xread_by_key(self._blocking, *streams.items(), block=milliseconds)
             return await self._blocking.xread(streams, count=ENTRIES_AT_ONCE, block=milliseconds)

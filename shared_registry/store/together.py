@@ -10,8 +10,6 @@ import asyncio
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from redis import exceptions
-
 from shared_registry.store.lua import Script
 from shared_registry.store.multiplexer import Multiplexer, OnReply, PendingReply
 
@@ -39,7 +37,7 @@ class Together:
         self.script = script
         self.words = words
         self.split = split
-        self._calls: list[_Call] = []
+        self._calls: list[PendingReply] = []
         self._loop: asyncio.AbstractEventLoop
 
     def call(self, script: Script, words: tuple[str, ...], argument: str, on_reply: OnReply | None) -> PendingReply:
@@ -54,12 +52,13 @@ class Together:
         if not self._calls:
             self._loop = asyncio.get_running_loop()
             self._loop.call_soon(self._send)
-        call = _Call(self._loop, script, words, argument, on_reply)
+        call = PendingReply(self._loop, script, words, on_reply)
+        call.argument = argument
         self._calls.append(call)
         return call
 
     def _send(self) -> None:
-        calls, self._calls = [call for call in self._calls if not call.done()], []
+        calls, self._calls = self._calls, []
         for start in range(0, len(calls), MOST):
             group = calls[start : start + MOST]
             if len(group) < LEAST:
@@ -69,36 +68,17 @@ class Together:
                 self.multiplexer.submit(_Group(self, group))
 
 
-class _Call(PendingReply):
-    """One call, which is sent alone or in a group."""
-
-    is_bounded = True
-
-    def __init__(
-        self,
-        loop: asyncio.AbstractEventLoop,
-        script: Script,
-        words: tuple[str, ...],
-        argument: str,
-        on_reply: OnReply | None,
-    ) -> None:
-        super().__init__(loop=loop)
-        self.script = script
-        self.words = words
-        self.argument = argument
-        self.on_reply = on_reply
-
-
 class _Group(PendingReply):
     """The answer to several calls."""
 
-    is_bounded = True
+    __slots__ = ("_calls", "_together")
 
-    def __init__(self, together: Together, calls: list[_Call]) -> None:
-        super().__init__(loop=calls[0].get_loop())
+    def __init__(self, together: Together, calls: list[PendingReply]) -> None:
         self._together = together
         self._calls = calls
         self.script = together.script
+        self.is_bounded = True
+        self.sends_text = False
 
     def begin(self) -> None:
         self._calls = [call for call in self._calls if not call.done()]
@@ -124,10 +104,6 @@ class _Group(PendingReply):
                 self._together.multiplexer.submit(call)
 
     def failed(self, error: Exception) -> None:
-        if isinstance(error, exceptions.NoScriptError):
-            self.sends_text = True
-            self._together.multiplexer.submit(self)
-            return
         for call in self._calls:
             own = type(error)(*error.args)
             own.__cause__ = error.__cause__

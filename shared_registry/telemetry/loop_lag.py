@@ -6,7 +6,7 @@ import asyncio
 
 from shared_registry.tallies import FAST_SECONDS, Distribution
 
-PERIOD_SECONDS = 0.5
+PERIOD_SECONDS = 1.0
 
 
 class LoopLag:

@@ -150,3 +150,11 @@ def test_counts_may_be_added_in_pieces() -> None:
     counts = FleetCounts.of(WELL)
     counts.add(replica(health=UNHEALTHY))
     assert counts == FleetCounts.of([*WELL, replica(health=UNHEALTHY)])
+
+
+def test_counts_follow_a_replica_that_changes() -> None:
+    counts = FleetCounts.of([*WELL, replica(health=UNHEALTHY)])
+    for record in (replica(health=UNHEALTHY), WELL[0]):
+        counts.remove(record)
+    counts.add(replica(health=UNHEALTHY))
+    assert counts == FleetCounts.of([*WELL[1:], replica(health=UNHEALTHY)])

@@ -16,6 +16,7 @@ import pytest
 from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
 from shared_registry.api import connection, event_stream, live_data
+from shared_registry.api import server as admin_server
 from shared_registry.embedded import EmbeddedServer
 from tests.proxy.conftest import SECONDS
 from tests.support.shown_fleet import shown_fleet
@@ -195,3 +196,19 @@ async def test_a_dashboard_that_is_read_stays(
         begun = asyncio.get_running_loop().time()
         while asyncio.get_running_loop().time() < begun + 5 * SHORT_SECONDS:
             await anext(pieces)
+
+
+async def test_nothing_answers_after_a_hasty_stop(server: EmbeddedServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(admin_server, "STOP_SECONDS", -admin_server.TICK_SECONDS)  # no time at all
+    monkeypatch.setattr(connection, "ACCEPT_SECONDS", 10 * SECONDS)
+    before = asyncio.all_tasks()
+    with contextlib.ExitStack() as stack:
+        async with shown_fleet(server.url, 1) as fleet:
+            client = stack.enter_context(_socket_to(fleet.router.admin_url))
+            await until(lambda: _is_open_to(client), "it is accepted")
+            with _ends_of(client) as [end]:
+                end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+            others = asyncio.all_tasks()
+            client.sendall(SCRIPT * 16)
+            await until(lambda: asyncio.all_tasks() - others, "it is answered")
+        assert asyncio.all_tasks() <= before

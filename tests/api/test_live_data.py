@@ -6,12 +6,14 @@ import asyncio
 import contextlib
 import json
 from collections.abc import AsyncIterator
+from dataclasses import asdict
 from typing import Any
 
 import httpx
 import pytest
 
 from shared_registry import SharedReplicaRegistry
+from shared_registry.admin.summary import FleetCounts
 from shared_registry.api import live_data, live_pool
 from shared_registry.api.history import KEPT, History, Sample
 from shared_registry.embedded import EmbeddedServer
@@ -114,6 +116,31 @@ async def test_streams_end_when_the_router_stops(server: EmbeddedServer) -> None
                 pass
 
 
+async def test_counts_follow_replicas_that_change_and_go(server: EmbeddedServer) -> None:
+    async with shown_fleet(server.url, 5) as fleet, asyncio.timeout(SECONDS):
+        [pool] = fleet.router.router.pools.values()
+        registry, live = pool.registry, live_pool.LivePool(pool, lambda: 0)
+        keys = [replica.key for replica in registry.all()]
+
+        async def updated() -> tuple[list[str], list[str]]:
+            found = await live.update(is_watched=True)
+            expected = FleetCounts.of(replica.record for replica in registry.all())
+            assert live.head["counts"] == {**asdict(expected), "has_unlimited": expected.has_unlimited}
+            return found
+
+        assert await updated() == (keys, [])
+        fleet.replica(3).status = 500
+        await until(lambda: not registry.all()[3].is_healthy)
+        changed, gone = await updated()
+        assert keys[3] in changed
+        assert live.head["counts"]["healthy"] == 4
+        assert gone == []
+        assert keys[3] not in (await updated())[0]
+        await registry.deregister(keys[3], by="test")
+        assert (await updated())[1] == [keys[3]]
+        assert sorted(live.rows) == sorted(set(keys) - {keys[3]})
+
+
 async def test_the_last_hour_is_bounded() -> None:
     history = History()
     for at in range(2 * KEPT):
@@ -123,8 +150,8 @@ async def test_the_last_hour_is_bounded() -> None:
 
 async def test_changes_of_status_count_for_half_an_hour() -> None:
     history = History()
-    for since in range(7):
-        history.note_status("a", since, float(since))
+    for at in range(1, 7):
+        history.note_change("a", float(at))
     assert history.flaps("a", 6.0) == 6
     assert history.flaps("a", 1803.5) == 3
     assert history.flaps("a", 9000.0) == history.flaps("b", 0.0) == 0

@@ -11,13 +11,13 @@ from tests.support.leading_router import INTERVAL, Cluster, Leader, leading, url
 
 
 async def test_results_are_reported_in_bounded_batches_one_at_a_time(clock: FakeClock) -> None:
-    """A tenth of a second after one another."""
+    """The first one half a tenth of a second after the first result."""
     cluster = Cluster(clock, 1200)
     cluster.latency = 0.3
     async with leading(clock, cluster, concurrency=2000) as leader:
-        await clock.advance(0.99)
+        await clock.advance(0.94)
         assert [len(sent.results) for sent in cluster.sent] == [RESULTS_AT_ONCE] * 3
-        assert [sent.at for sent in cluster.sent] == pytest.approx([0.1, 0.4, 0.7])
+        assert [sent.at for sent in cluster.sent] == pytest.approx([0.05, 0.35, 0.65], abs=0.02)
         await clock.advance(10)
         assert [sent.batch for sent in cluster.sent] == list(range(1, len(cluster.sent) + 1))
         assert cluster.most_reports_under_way == 1
@@ -29,6 +29,20 @@ async def test_without_results_no_report_is_sent(clock: FakeClock) -> None:
     async with leading(clock, Cluster(clock, 0)) as leader:
         await clock.advance(60)
         assert leader.cluster.sent == []
+
+
+async def test_a_leader_with_nothing_to_report_wakes_seldom(clock: FakeClock, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with leading(clock, Cluster(clock, 0)):
+        await clock.advance(1)
+        waits, sleep = [], clock.sleep
+
+        async def counted(seconds: float) -> None:
+            waits.append(seconds)
+            await sleep(seconds)
+
+        monkeypatch.setattr(clock, "sleep", counted)
+        await clock.advance(60)
+        assert 60 < len(waits) < 400
 
 
 async def test_a_batch_without_a_reply_is_sent_again_unchanged(clock: FakeClock) -> None:

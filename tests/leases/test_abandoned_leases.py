@@ -55,6 +55,13 @@ async def lose(registry: SharedReplicaRegistry, session: str | None = None) -> s
     return lease.id
 
 
+async def lose_in_cycle(registry: SharedReplicaRegistry) -> str:
+    """Do the same where an error that the placement met may keep the lease in a cycle, as from Python 3.13 on."""
+    lost = await lose(registry)
+    gc.collect()
+    return lost
+
+
 async def test_a_lost_lease_warns_and_its_slot_comes_back(registry: SharedReplicaRegistry, space: Space) -> None:
     with pytest.warns(ResourceWarning) as caught:
         lost = await lose(registry, "anna")
@@ -95,7 +102,7 @@ async def test_a_degraded_lease_that_is_lost_comes_back(space: Space, proxy: Fau
         proxy.refuses = True
         proxy.cut()
         with pytest.warns(ResourceWarning, match="was not released"):
-            lost = await lose(registry)
+            lost = await lose_in_cycle(registry)
         await until(lambda: lost not in registry._parts.placement.ledger.held)
         again = await registry.acquire()
         assert again.is_degraded

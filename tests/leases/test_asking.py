@@ -55,7 +55,7 @@ class Router:
         self.behind: StoreUnavailable | None = None
         self.others: set[str] = set()
         self.ledger = Ledger()
-        self.request = SlotRequest("a", [A], [B], closings=0)
+        self.request = SlotRequest("a", [A], [B], 0, self.ledger)
         self.asker = Asker(
             self.store.as_store(),
             self.ledger,

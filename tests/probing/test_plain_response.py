@@ -5,13 +5,11 @@ from __future__ import annotations
 import asyncio
 import itertools
 import random
-from typing import Any, cast
+from typing import Any
 
 import h11
 import pytest
 
-from shared_registry.http1.connection import ReplicaConnection
-from shared_registry.probing.budget import KeptBudget
 from shared_registry.probing.connection import ProbeFailure, Response, WholeRequest
 from shared_registry.probing.kept import KeptConnection
 from shared_registry.probing.own_trouble import OwnTrouble
@@ -95,7 +93,7 @@ class Wire:
 
 def read_in_pieces(pieces: list[bytes]) -> list[Response | ProbeFailure | OwnTrouble]:
     wire = Wire()
-    kept = KeptConnection(cast("ReplicaConnection", wire), KeptBudget())
+    kept = KeptConnection(wire.switch_to, "127.0.0.1", 80, exchanges=1)
     found: list[Response | ProbeFailure | OwnTrouble] = []
     kept.begin(REQUEST, found.append)
     for piece in pieces:
@@ -157,7 +155,7 @@ def test_what_follows_a_response_unasked_closes_the_connection() -> None:
     for extra in (b"x", PLAIN[0]):
         for pieces in itertools.product(([PLAIN[0] + extra], [PLAIN[0], extra])):
             wire = Wire()
-            kept = KeptConnection(cast("ReplicaConnection", wire), KeptBudget())
+            kept = KeptConnection(wire.switch_to, "127.0.0.1", 80, exchanges=1)
             found: list[Any] = []
             kept.begin(REQUEST, found.append)
             for piece in pieces[0]:

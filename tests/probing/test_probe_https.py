@@ -30,7 +30,8 @@ async def test_a_certificate_for_somebody_else_is_a_clear_failure(
     async with scripted(answer_all, tls=server_tls) as server, HttpProber(ssl_context=trusting_tls) as prober:
         _, error = await prober(f"{server.url.replace('127.0.0.1', 'localhost')}/health", timeout=LONG)
         assert error is not None
-        assert error.startswith("ConnectError: certificate verify failed: Hostname mismatch")
+        refused = "connection refused, "  # by ::1, where that is a localhost, too
+        assert error.replace(refused, "").startswith("ConnectError: certificate verify failed: Hostname mismatch")
 
 
 async def test_a_trusted_certificate_keeps_one_connection(

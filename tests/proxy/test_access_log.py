@@ -351,11 +351,11 @@ async def test_requests_that_never_had_their_turn_are_told(log: Logged, backend:
 async def test_a_failure_of_the_router_is_told(
     log: Logged, backend: Backend, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    async def fail(*arguments: object, **options: object) -> None:
+    def fail(*arguments: object, **options: object) -> None:
         raise ZeroDivisionError
 
     router = await log.start(backend.url)
-    monkeypatch.setattr(HttpProxy, "serve", fail)
+    monkeypatch.setattr(HttpProxy, "begin", fail)
     assert (await router.http.post("/x")).status_code == 500
     line = await log.line(status=500, ended="router_failed", error="internal_error")
     assert f"failed in the router itself (request {line['request_id']})" in caplog.text

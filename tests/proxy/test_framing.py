@@ -21,7 +21,6 @@ from shared_registry.probing.tls import TlsContexts
 from shared_registry.proxy.client import ClientConnection
 from shared_registry.proxy.connections import ReplicaConnections
 from shared_registry.proxy.exchange import Exchange
-from shared_registry.proxy.http import ResponseToClient
 from shared_registry.proxy.limits import Limits
 from shared_registry.proxy.site import Site
 from tests.proxy.conftest import SECONDS, RunningRouter, StartRouter, router_of_its_own
@@ -558,9 +557,7 @@ async def test_a_connection_with_unread_bytes_is_not_reused(stray: bytes) -> Non
         with listener.accept()[0] as peer:
             client = ClientConnection(Site(lambda _: None, Limits(60, 60)))
             request = Exchange(client, "GET", b"/", "1.1", [], body_length=0, keep_alive=True)
-            exchanging = asyncio.create_task(
-                first.exchange(request, b"GET / HTTP/1.1\r\nhost: a\r\n\r\n", ResponseToClient(request, lambda: False))
-            )
+            exchanging = asyncio.create_task(first.exchange(request, b"GET / HTTP/1.1\r\nhost: a\r\n\r\n", request))
             peer.setblocking(False)
             await asyncio.wait_for(asyncio.get_running_loop().sock_recv(peer, 1000), SECONDS)
             peer.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")

@@ -13,7 +13,6 @@ from shared_registry.http1.response import ReplicaBroke
 from shared_registry.proxy.client import ClientConnection
 from shared_registry.proxy.exchange import Exchange
 from shared_registry.proxy.headers import CHUNKED
-from shared_registry.proxy.http import ResponseToClient
 from shared_registry.proxy.limits import Limits
 from shared_registry.proxy.site import Site
 
@@ -55,9 +54,7 @@ async def test_a_head_and_the_body_so_far_are_one_write(length: int, opening: by
     connection, wire = ReplicaConnection(silence_seconds=60, first_byte_seconds=60), CountedWrites()
     connection.connection_made(wire)
     request.receive(b"first")
-    exchanging = asyncio.create_task(
-        connection.exchange(request, HEAD, ResponseToClient(request, lambda: False)), name="exchange"
-    )
+    exchanging = asyncio.create_task(connection.exchange(request, HEAD, request), name="exchange")
     await asyncio.sleep(0)
     assert wire.writes == [opening]
     request.receive(b"later")
@@ -87,8 +84,7 @@ async def test_a_body_that_meets_a_lost_connection_is_dropped() -> None:
     request = Exchange(client, "POST", b"/", "1.1", [], body_length=10, keep_alive=True)
     connection, wire = ReplicaConnection(silence_seconds=60, first_byte_seconds=60), Closed()
     connection.connection_made(wire)
-    response = ResponseToClient(request, lambda: False)
-    exchanging = asyncio.create_task(connection.exchange(request, HEAD, response))
+    exchanging = asyncio.create_task(connection.exchange(request, HEAD, request))
     await asyncio.sleep(0)
     wire.is_closed = True
     connection.connection_lost(None)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 from unittest.mock import create_autospec
 
@@ -15,10 +16,11 @@ from websockets.exceptions import InvalidStatus
 
 from shared_registry.aio import breath
 from shared_registry.embedded import EmbeddedServer
-from shared_registry.model import Replica, ReplicaEndpoint
+from shared_registry.model import Plan, Replica, ReplicaEndpoint, ReplicaRecord
 from shared_registry.proxy import opening, pool
+from shared_registry.proxy import shown_replicas as shown_replicas_module
 from shared_registry.proxy.remembered import Remembered
-from shared_registry.proxy.status import AT_ONCE, replicas_json
+from shared_registry.proxy.shown_replicas import AT_ONCE, ShownReplicas
 from shared_registry.registry.facade import SharedReplicaRegistry
 from tests.proxy.conftest import SECONDS, RunningRouter, StartRouter
 from tests.support.backend import Backend
@@ -242,18 +244,77 @@ async def test_a_slow_read_delays_no_status(router: RunningRouter, monkeypatch: 
     assert reads == 1
 
 
+async def test_a_large_fleet_is_read_after_the_answer(router: RunningRouter, monkeypatch: pytest.MonkeyPatch) -> None:
+    reads = 0
+
+    async def refresh() -> None:
+        nonlocal reads
+        reads += 1
+
+    monkeypatch.setattr(pool, "MOST_REFRESHED_FIRST", 0)
+    monkeypatch.setattr(router.router.pools[""].registry, "refresh", refresh)
+    for expected in (1, 2):
+        await asyncio.gather(router.status(), router.status())
+        assert reads < expected
+        await until(lambda expected=expected: reads == expected, "it is read")
+
+
+def shown_documents(pieces: list[bytes]) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = json.loads(b"".join([b"[", *pieces, b"]"]))
+    return found
+
+
+async def test_only_replicas_that_have_changed_are_written_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    replicas = [Replica(ReplicaEndpoint(f"http://10.0.0.1:{port}")) for port in range(1, 101)]
+    registry = create_autospec(SharedReplicaRegistry, instance=True)
+    registry.plan = None
+    registry.all.side_effect = lambda: tuple(replicas)
+    shown, written = ShownReplicas(registry), 0
+    text = shown_replicas_module._text
+
+    def counted(records: tuple[ReplicaRecord, ...], *arguments: Any, **more: Any) -> bytes:
+        nonlocal written
+        written += len(records)
+        return text(records, *arguments, **more)
+
+    async def is_right(expected: int) -> bool:
+        nonlocal written
+        written = 0
+        found = shown_documents(await shown.pieces())
+        assert [(one["url"], one["in_flight"]) for one in found] == [(one.url, one.in_flight) for one in replicas]
+        return written == expected
+
+    monkeypatch.setattr(shown_replicas_module, "_text", counted)
+    assert await is_right(100)
+    assert await is_right(0)
+    replicas[40].record = replace(replicas[40].record, in_flight=3)
+    assert await is_right(AT_ONCE)
+    del replicas[97:]
+    assert await is_right(1)
+    del replicas[3:]
+    assert await is_right(3)
+    replicas.clear()
+    assert await is_right(0)
+    replicas.append(Replica(ReplicaEndpoint("http://10.0.0.2:1")))
+    assert await is_right(1)
+    registry.plan = Plan(1, 1, {})
+    assert await is_right(1)
+
+
 async def test_requests_at_the_same_time_write_the_replicas_once(
     start_router: StartRouter, backend: Backend, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     gate, writes = asyncio.Event(), 0
 
-    async def counted(registry: SharedReplicaRegistry) -> list[bytes]:
+    pieces = ShownReplicas.pieces
+
+    async def counted(shown: ShownReplicas) -> list[bytes]:
         nonlocal writes
         writes += 1
         await gate.wait()
-        return await replicas_json(registry)
+        return await pieces(shown)
 
-    monkeypatch.setattr(pool, "replicas_json", counted)
+    monkeypatch.setattr(ShownReplicas, "pieces", counted)
     gate.set()
     router = await start_router(backend.url)
     gate.clear()

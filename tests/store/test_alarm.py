@@ -195,3 +195,34 @@ def test_after_a_loop_closed_alarms_ring_on_the_next() -> None:
     asyncio.run(set_only())
     asyncio.run(wait())
     assert rung == []
+
+
+async def test_a_quiet_alarm_ticks_only_near_its_end(timers: Timers) -> None:
+    alarm, rung = SharedAlarm(SECONDS, quiet_seconds=1.0, is_shared=False), Rung()
+    alarm.set(rung.bell("a"))
+    assert [when for when, _ in timers.set_to] == [101.0]
+    timers.advance_to(101.05)
+    assert [when for when, _ in timers.set_to] == [pytest.approx(101.1)]
+    timers.advance_to(101.99)
+    assert rung == []
+    timers.advance_to(102.01)
+    assert rung == ["a"]
+
+
+async def test_a_pause_across_the_end_of_the_quiet_time_does_not_count(timers: Timers) -> None:
+    alarm, rung = SharedAlarm(SECONDS, quiet_seconds=1.0, is_shared=False), Rung()
+    alarm.set(rung.bell("a"))
+    timers.jump_to(105.0)
+    timers.advance_to(105.9)
+    assert rung == []
+    timers.advance_to(106.2)
+    assert rung == ["a"]
+
+
+async def test_an_alarm_that_is_not_shared_leaves_no_timer() -> None:
+    """Each timer would wake an idle process."""
+    alarm, rung = SharedAlarm(SECONDS, is_shared=False), Rung()
+    alarm.set(bell := rung.bell("a"))
+    alarm.call_off(bell)
+    assert alarm._timer is not None
+    assert alarm._timer.cancelled()

@@ -7,7 +7,7 @@ import os
 import random
 import signal
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 
 import pytest
 from redis import Redis, exceptions
@@ -56,7 +56,7 @@ def multiplexer_of(clients: Clients) -> Multiplexer:
     return clients.commands.multiplexer
 
 
-def echo(multiplexer: Multiplexer, text: str, on_reply: Callable[[str], None] | None = None) -> asyncio.Future[str]:
+def echo(multiplexer: Multiplexer, text: str, on_reply: Callable[[str], None] | None = None) -> Awaitable[str]:
     return multiplexer.call(pack(("ECHO", text)), is_bounded=True, on_reply=on_reply)
 
 
@@ -124,6 +124,41 @@ async def test_a_reply_is_heard_although_its_caller_is_cancelled(lasting: Client
         await task
     assert heard == ["granted"]
     assert await echo(multiplexer, "after") == "after"
+
+
+async def test_a_caller_cancelled_twice_waits_for_its_reply(lasting: Clients, raw: Redis) -> None:
+    multiplexer, heard = multiplexer_of(lasting), list[str]()
+    await echo(multiplexer, "connected")
+    raw.client_pause(500, all=True)
+
+    async def call() -> None:
+        await echo(multiplexer, "granted", heard.append)
+
+    task = asyncio.create_task(call())
+    for _ in range(2):
+        await asyncio.sleep(0.05)
+        task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert heard == ["granted"]
+
+
+async def test_a_cancelled_caller_ends_with_the_connection(lasting: Clients, redis: EmbeddedServer) -> None:
+    multiplexer = multiplexer_of(lasting)
+    await echo(multiplexer, "connected")
+    os.kill(redis.pid, signal.SIGSTOP)
+
+    async def call() -> None:
+        await echo(multiplexer, "lost", lambda _: None)
+
+    task = asyncio.create_task(call())
+    await asyncio.sleep(0.05)
+    task.cancel()
+    await asyncio.wait([task], timeout=0.1)
+    assert not task.done(), "the command may be executed yet"
+    redis.kill()
+    with pytest.raises(asyncio.CancelledError):
+        await task
 
 
 async def test_an_error_reply_belongs_to_its_call_alone(lasting: Clients) -> None:

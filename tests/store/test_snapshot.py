@@ -47,6 +47,19 @@ async def test_changes_during_the_reading_are_in_the_snapshot(space: Space) -> N
     assert snapshot.head.revision == (await space.reader.head()).revision
 
 
+async def test_a_snapshot_has_the_known_record_in_place_of_an_equal_one(space: Space) -> None:
+    await space.add(B)
+    await space.add(C)
+    before = (await space.reader.snapshot()).records
+    space.raw.hset(space.keys.replica(B), "last_latency_ms", "7.5")
+    space.raw.hset(space.keys.replica(C), "capacity", "no number")
+    after = (await space.reader.snapshot(known=before.get)).records
+    assert list(after) == [A, B]
+    assert after[A] is before[A]
+    assert after[B] is not before[B]
+    assert after[B].health.last_latency_ms == 7.5
+
+
 async def test_trimmed_events_during_the_reading_refuse_the_snapshot(space: Space) -> None:
     async def add_two_and_trim() -> None:
         await space.add(B)

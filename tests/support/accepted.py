@@ -49,4 +49,5 @@ class Accepted:
         await self._handle(reader, writer)
 
     def _close_connection(self, task: asyncio.Task[None]) -> None:
-        self._open.pop(task).transport.abort()
+        writer = self._open.pop(task)  # kept until then: a writer that is collected before warns
+        writer.transport.abort()

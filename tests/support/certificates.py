@@ -44,9 +44,15 @@ class Authority:
         config = self._configure(name, alternatives)
         words = f"req -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -config {config}"
         self._openssl(f"{words} -keyout {key} -out {request}")
-        words = f"x509 -req -in {request} -CA {self.ca} -CAkey {self._key} -CAcreateserial -days {days}"
+        words = f"x509 -req -in {request} -CA {self.ca} -CAkey {self._key} -CAcreateserial {self._period(days)}"
         self._openssl(f"{words} -extfile {config} -extensions end -out {certificate}")
         return certificate, key
+
+    def _period(self, days: int) -> str:
+        """Return the options for a certificate of so many days; OpenSSL 3.4 and later accept no days below 0."""
+        if days < 0 and "-not_after" in self._openssl("x509 -help"):
+            return "-not_before 20200101000000Z -not_after 20200102000000Z"
+        return f"-days {days}"
 
     def server(self, name: str = "replica", alternatives: str = "IP:127.0.0.1") -> ssl.SSLContext:
         """Return the context of a server with a new certificate."""
@@ -59,10 +65,11 @@ class Authority:
         config.write_text(_CONFIG.format(name=name, alternatives=alternatives))
         return config
 
-    def _openssl(self, words: str) -> None:
+    def _openssl(self, words: str) -> str:
         program = shutil.which("openssl")
         if program is None:
             if os.environ.get("CI") == "true":
                 pytest.fail("openssl is not installed")
             pytest.skip("openssl is not installed")
-        subprocess.run([program, *words.split()], cwd=self.folder, check=True, capture_output=True)
+        done = subprocess.run([program, *words.split()], cwd=self.folder, check=True, capture_output=True, text=True)
+        return done.stdout + done.stderr

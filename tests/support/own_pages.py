@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from shared_registry.proxy.status import replicas_json
+from shared_registry.proxy.shown_replicas import ShownReplicas
 from shared_registry.registry.facade import SharedReplicaRegistry
 
 
 async def shown_replicas(registry: SharedReplicaRegistry) -> list[dict[str, Any]]:
     """Return the replicas as `/status` shows them."""
-    found: list[dict[str, Any]] = json.loads(b"".join([b"[", *await replicas_json(registry), b"]"]))
+    found: list[dict[str, Any]] = json.loads(b"".join([b"[", *await ShownReplicas(registry).pieces(), b"]"]))
     return found

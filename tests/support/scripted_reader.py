@@ -162,7 +162,12 @@ class ScriptedReader:
         self._begin("leader")
         return self.history.leader
 
-    async def snapshot(self, since: Snapshot | None = None) -> Snapshot:
+    async def snapshot(
+        self,
+        since: Snapshot | None = None,
+        *,
+        known: Callable[[str], ReplicaRecord | None] = lambda _: None,  # noqa: ARG002
+    ) -> Snapshot:
         """Read at once, and reply once the gate is open."""
         self._begin("snapshot")
         if self.snapshot_error:

@@ -157,7 +157,7 @@ class ScriptedAsking:
                 assert not sequence
                 answer = await self._answer(self.last_answers, "acquire", avoided, excluded)
             if not (isinstance(answer, Denied) and answer.reason is Denial.NOT_REGISTERED):
-                progress.settled()
+                progress.is_in_doubt = False
             return answer
 
         self.patience.append(patience_seconds)

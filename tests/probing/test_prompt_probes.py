@@ -1,0 +1,183 @@
+"""Probes without a task say the same of a replica as those with one, also if they open the connection."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import socket
+import sys
+
+import pytest
+
+from shared_registry.probing import HttpProber, ProbeOutcome, budget
+from shared_registry.probing.plain_socket import PlainSockets
+from shared_registry.probing.prober import EXCHANGES_PER_CONNECTION
+from tests.support.replica_server import ReplicaServer
+from tests.support.scripted_server import LONG, OK, SHORT, Peer, Script, answer_all, scripted, stay_silent
+from tests.support.until import until
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a new connection needs a task")
+
+RESPONSES: dict[str, bytes | None] = {
+    "fine": OK,
+    "unavailable": b"HTTP/1.1 503 Busy\r\nContent-Length: 4\r\n\r\nbusy",
+    "chunked": b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n",
+    "until the end": b"HTTP/1.1 200 OK\r\n\r\nok",
+    "of old": b"HTTP/1.0 200 OK\r\n\r\nok",
+    "too short": b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nok",
+    "without an end": b"HTTP/1.1 200 OK\r\nContent-Le",
+    "nothing": b"",
+    "a reset": None,
+    "not http": b"SSH-2.0-OpenSSH_9.2\r\n",
+    "huge": b"HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\n\r\n" + b"x" * 1_000_000,
+}
+
+
+async def prompt(prober: HttpProber, url: str, timeout: float = LONG, *, fresh: bool = False) -> ProbeOutcome:
+    """Probe without a task."""
+    ended: asyncio.Future[ProbeOutcome | float] = asyncio.get_running_loop().create_future()
+    assert prober.begin(url, timeout=timeout, ended=ended.set_result, fresh=fresh) is not None
+    outcome = await ended
+    assert isinstance(outcome, ProbeOutcome)
+    return outcome
+
+
+def sending(response: bytes | None) -> Script:
+    """Return what a replica does that sends this, and closes the connection; `None` resets it."""
+
+    async def script(peer: Peer) -> None:
+        await peer.request()
+        if response is None:
+            peer.reset()
+            return
+        await peer.send(response)
+
+    return script
+
+
+@pytest.mark.parametrize("name", RESPONSES)
+async def test_any_response_means_the_same_without_a_task(name: str) -> None:
+    async with scripted(sending(RESPONSES[name])) as server:
+        async with HttpProber() as prober:
+            expected = await prober.ask(f"{server.url}/health", timeout=LONG)
+        async with HttpProber() as prober:
+            found = await prompt(prober, f"{server.url}/health")
+    assert (found.error, found.trouble, found.address) == (expected.error, None, expected.address)
+    assert server.accepted == 2
+
+
+async def test_a_refused_connection_is_told_in_the_same_words() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        url = f"http://127.0.0.1:{free.getsockname()[1]}/health"
+    async with HttpProber() as prober:
+        expected = await prober.ask(url, timeout=LONG)
+        found = await prompt(prober, url)
+        assert found.error == expected.error == "ConnectError: connection refused"
+        assert (await prompt(prober, url)).error == expected.error, "and again"
+
+
+async def test_a_timeout_says_what_the_probe_waited_for() -> None:
+    async with scripted(stay_silent) as server, HttpProber() as prober:
+        found = await prompt(prober, server.url, SHORT)
+        assert found.error == f"timeout after {SHORT}s while waiting for the response"
+        await until(lambda: server.open == 0)
+    with socket.create_server(("127.0.0.1", 0), backlog=0) as full:
+        address = full.getsockname()
+        fillers = [socket.socket() for _ in range(4)]
+        for filler in fillers:
+            filler.setblocking(False)
+            filler.connect_ex(address)
+        async with HttpProber() as prober:
+            found = await prompt(prober, f"http://127.0.0.1:{address[1]}", SHORT)
+            assert found.error == f"timeout after {SHORT}s while connecting"
+        for filler in fillers:
+            filler.close()
+
+
+async def test_a_connection_is_opened_carries_six_and_is_replaced() -> None:
+    async with scripted(answer_all) as server, HttpProber() as prober:
+        for count in range(2 * EXCHANGES_PER_CONNECTION):
+            assert (await prompt(prober, f"{server.url}/health")).error is None
+            assert server.accepted == 1 + count // EXCHANGES_PER_CONNECTION
+        await until(lambda: server.open == 1)
+        assert (await prompt(prober, f"{server.url}/health", fresh=True)).error is None
+        assert server.accepted == 3
+
+
+async def test_a_response_may_arrive_in_pieces() -> None:
+    async def script(peer: Peer) -> None:
+        await peer.request()
+        for at in range(len(OK)):
+            await peer.send(OK[at : at + 1])
+        await peer.gone()
+
+    async with scripted(script) as server, HttpProber() as prober:
+        assert (await prompt(prober, f"{server.url}/health")).error is None
+
+
+class _Counting(asyncio.Protocol):
+    """Notes the end of a connection."""
+
+    is_lost = False
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self.is_lost = error is None
+
+
+async def test_what_a_socket_does_not_take_is_sent_later() -> None:
+    size, received = 8_000_000, list[int]()
+
+    async def count(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        received.append(len(await reader.readexactly(size)))
+        writer.close()
+
+    sockets, protocol = PlainSockets(), _Counting()
+    async with await asyncio.start_server(count, "127.0.0.1", 0) as server:
+        carrier = sockets.connect("127.0.0.1", server.sockets[0].getsockname()[1], protocol)
+        carrier.write(b"x" * (size // 2))
+        carrier.write(b"x" * (size - size // 2))
+        await until(lambda: protocol.is_lost)
+        assert received == [size]
+        assert carrier.is_closing()
+    sockets.close()
+
+
+async def test_an_ipv6_address_needs_no_task() -> None:
+    async with ReplicaServer("::1") as server, HttpProber() as prober:
+        assert (await prompt(prober, f"http://[::1]:{server.port}/health")).error is None
+
+
+async def test_beyond_the_budget_nothing_is_kept_without_a_task(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(budget, "most_kept", lambda: 0)
+    async with scripted(answer_all) as server, HttpProber() as prober:
+        assert (await prompt(prober, f"{server.url}/health")).error is None
+        await until(lambda: server.open == 0)
+
+
+async def test_what_cannot_be_opened_at_once_is_left_to_a_task(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr(PlainSockets, "connect", refuse)
+    async with scripted(answer_all) as server, HttpProber() as prober:
+        assert prober.begin(f"{server.url}/health", timeout=LONG, ended=lambda _: None) is None
+        assert (await prober(f"{server.url}/health", timeout=LONG))[1] is None, "nobody else has the turn"
+
+
+@pytest.mark.parametrize("end", ["forget", "aclose", "cancel"])
+async def test_a_connection_without_a_task_is_closed(end: str) -> None:
+    async with scripted(stay_silent) as server, HttpProber() as prober:
+        ended: list[object] = []
+        probe = prober.begin(f"{server.url}/health", timeout=SHORT, ended=ended.append)
+        assert probe is not None
+        await until(lambda: server.requests or server.open)
+        if end == "aclose":
+            await prober.aclose()
+        elif end == "cancel":
+            probe.cancel()
+        else:
+            prober.forget(server.url)
+        await until(lambda: server.open == 0)
+        assert bool(ended) is (end == "forget"), "what is forgotten still ends"
+
+
