@@ -6,6 +6,7 @@ change is spliced into the ring: that costs a copy, and no sorting of the whole 
 
 from __future__ import annotations
 
+import itertools
 import sys
 from array import array
 from bisect import bisect_right
@@ -96,15 +97,17 @@ class RingPoints:
                 self._free.append(self._numbers.pop(replica))
         if not removed and not added:
             return
-        spliced = None
-        if (len(removed) + len(added)) * 4 <= len(self.places):
-            spliced = _spliced((self.places[1:-1], self.owners[1:-1]), sorted(removed), sorted(added))
-        self.places, self.owners = spliced or self._built()
+        is_small = (len(removed) + len(added)) * 4 <= len(self.places)
+        if not is_small or not _splice(self.places, self.owners, sorted(removed), sorted(added)):
+            self.places, self.owners = self._built()
+            if self.places:
+                self.places.insert(0, 0.0)
+                self.places.append(0.0)
+                self.owners.insert(0, 0)
+                self.owners.append(0)
         if self.places:
-            self.places.insert(0, self.places[-1] - 1.0)
-            self.places.append(self.places[1] + 1.0)
-            self.owners.insert(0, self.owners[-1])
-            self.owners.append(self.owners[1])
+            self.places[0], self.owners[0] = self.places[-2] - 1.0, self.owners[-2]
+            self.places[-1], self.owners[-1] = self.places[1] + 1.0, self.owners[1]
 
     def _number(self, replica: Replica) -> int:
         number = self._numbers.get(replica)
@@ -144,26 +147,34 @@ def places_of(key: str, size: int) -> array[float]:
     return places
 
 
-def _spliced(points: Points, removed: Sequence[Point], added: Sequence[Point]) -> Points | None:
-    """Return the points without those in `removed` and with those in `added`; `None` if two members share a place.
+def _splice(places: array[float], owners: array[int], removed: Sequence[Point], added: Sequence[Point]) -> bool:
+    """Take the points in `removed` out, and put those in `added` in. Both lists must be sorted.
 
-    Both lists must be sorted.
+    The arrays are changed in place, piece by piece: new ones of some megabytes would cost several times as much. Return
+    whether that was possible. It is not if two members share a place, and then nothing, or only `removed`, has changed.
     """
-    for changes, is_removed in ((removed, True), (added, False)):
-        if not changes:
-            continue
-        places, owners = points
-        new_places, new_owners = array("d"), array("I")
-        start = 0
-        for place, number in changes:
-            at = bisect_right(places, place, start) - is_removed
-            if is_removed and owners[at] != number:
-                return None
-            new_places += places[start:at]
-            new_owners += owners[start:at]
-            if not is_removed:
-                new_places.append(place)
-                new_owners.append(number)
-            start = at + is_removed
-        points = new_places + places[start:], new_owners + owners[start:]
-    return points
+    gaps = [bisect_right(places, place, 1, len(places) - 1) - 1 for place, _ in removed]
+    if any(at < 1 or owners[at] != number for at, (_, number) in zip(gaps, removed, strict=True)):
+        return False
+    for before, (at, until) in enumerate(itertools.pairwise([*gaps, len(places)])):
+        for points in (places, owners):
+            points[at - before : until - before - 1] = points[at + 1 : until]
+    for points in (places, owners):
+        del points[len(points) - len(gaps) :]
+    _put_in(places, owners, added)
+    return True
+
+
+def _put_in(places: array[float], owners: array[int], added: Sequence[Point]) -> None:
+    if not added:
+        return
+    at_each = [bisect_right(places, place, 1, len(places) - 1) for place, _ in added]
+    until = len(places)
+    places.extend([0.0] * len(added))
+    owners.extend([0] * len(added))
+    for before in range(len(added) - 1, -1, -1):
+        at, (place, number) = at_each[before], added[before]
+        for points in (places, owners):
+            points[at + before + 1 : until + before + 1] = points[at:until]
+        places[at + before], owners[at + before] = place, number
+        until = at

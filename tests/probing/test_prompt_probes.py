@@ -179,5 +179,3 @@ async def test_a_connection_without_a_task_is_closed(end: str) -> None:
             prober.forget(server.url)
         await until(lambda: server.open == 0)
         assert bool(ended) is (end == "forget"), "what is forgotten still ends"
-
-
