@@ -112,7 +112,7 @@ class _QuietUvicorn(uvicorn.Server):
         for connection in tuple(self.server_state.connections):
             connection.transport.abort()
         if answers := set(self.server_state.tasks):
-            _, pending = await asyncio.wait(answers, timeout=TICK_SECONDS)
+            _, pending = await asyncio.wait(answers, timeout=MARGIN_SECONDS)
             for task in pending:
                 task.cancel()
 

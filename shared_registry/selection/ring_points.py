@@ -157,10 +157,10 @@ def _splice(places: array[float], owners: array[int], removed: Sequence[Point], 
     if any(at < 1 or owners[at] != number for at, (_, number) in zip(gaps, removed, strict=True)):
         return False
     for before, (at, until) in enumerate(itertools.pairwise([*gaps, len(places)])):
-        for points in (places, owners):
-            points[at - before : until - before - 1] = points[at + 1 : until]
-    for points in (places, owners):
-        del points[len(points) - len(gaps) :]
+        places[at - before : until - before - 1] = places[at + 1 : until]
+        owners[at - before : until - before - 1] = owners[at + 1 : until]
+    del places[len(places) - len(gaps) :]
+    del owners[len(owners) - len(gaps) :]
     _put_in(places, owners, added)
     return True
 
@@ -174,7 +174,7 @@ def _put_in(places: array[float], owners: array[int], added: Sequence[Point]) ->
     owners.extend([0] * len(added))
     for before in range(len(added) - 1, -1, -1):
         at, (place, number) = at_each[before], added[before]
-        for points in (places, owners):
-            points[at + before + 1 : until + before + 1] = points[at:until]
+        places[at + before + 1 : until + before + 1] = places[at:until]
+        owners[at + before + 1 : until + before + 1] = owners[at:until]
         places[at + before], owners[at + before] = place, number
         until = at

@@ -341,9 +341,7 @@ class bounded:  # noqa: N801  reads as a statement: `async with bounded(1.0): â€
         self._seconds = seconds
         self._lane = lane
         self._patience_seconds = patience_seconds
-        self._alarm = (
-            SharedAlarm(seconds, quiet_seconds=quiet_seconds, is_shared=False) if lane is None else lane.alarm
-        )
+        self._alarm = SharedAlarm(seconds, quiet_seconds=quiet_seconds, is_shared=False) if lane is None else lane.alarm
         self._is_late = False
         self._failover = failover
         self._answers = self._sweeps = 0

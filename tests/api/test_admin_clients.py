@@ -199,7 +199,7 @@ async def test_a_dashboard_that_is_read_stays(
 
 
 async def test_nothing_answers_after_a_hasty_stop(server: EmbeddedServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(admin_server, "STOP_SECONDS", -admin_server.TICK_SECONDS)  # no time at all
+    monkeypatch.setattr(admin_server, "STOP_SECONDS", -admin_server.MARGIN_SECONDS)  # no time at all
     monkeypatch.setattr(connection, "ACCEPT_SECONDS", 10 * SECONDS)
     before = asyncio.all_tasks()
     with contextlib.ExitStack() as stack:
