@@ -25,6 +25,7 @@ MOST_REQUESTS = 100
 STOP_SECONDS = 1
 """How long responses under way have to end when the router stops."""
 MARGIN_SECONDS = 1.0
+"""How much longer the server itself may take, and then what it leaves."""
 logger = logging.getLogger(__name__)
 
 

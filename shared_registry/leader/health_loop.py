@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import functools
 import math
 import random
 from collections.abc import Callable, Sequence
@@ -39,8 +38,8 @@ from shared_registry.probing.peer import KnownReplicas
 from shared_registry.probing.prober import PromptProbe
 
 LONGEST_WAIT_SECONDS = 1.0
-GATHER_SECONDS = 0.02
-"""How long to gather probes that are due, after some have begun: each time that the loop wakes costs."""
+GATHER_SHARE, LEAST_GATHER_SECONDS, MOST_GATHER_SECONDS = 0.01, 0.02, 0.05
+"""For which share of the interval to gather probes that are due, after some have begun: each wake of the loop costs."""
 REVIEWED_AT_ONCE = 100
 """How many changed replicas are taken over before other tasks run: about a millisecond."""
 
@@ -142,6 +141,8 @@ class HealthLoop:
         self._replicas = replicas
         self._send_report = send_report
         self._probe = probe
+        gather_seconds = max(GATHER_SHARE * settings.interval_seconds, LEAST_GATHER_SECONDS)
+        self._gather_seconds = min(gather_seconds, MOST_GATHER_SECONDS)
         self._prober = probe if isinstance(probe, HttpProber) else None
         self._settings = settings
         self._clock = clock
@@ -265,7 +266,7 @@ class HealthLoop:
                 has_begun = self._begin_due(run, mandate if mandate == authority.mandate else authority.mandate)
                 due = schedule.next_due() if self._free else math.inf
                 if has_begun:
-                    due = max(due, self._clock.monotonic() + GATHER_SECONDS)
+                    due = max(due, self._clock.monotonic() + self._gather_seconds)
                 await self._wait_until(due)
         finally:
             for probe in self._prompt:
@@ -358,7 +359,7 @@ class HealthLoop:
                 is_settled = outcome.error is None and outcome.trouble is None
                 pace = self._settings.interval_seconds if is_settled else self._settings.fast_interval_seconds
                 run.reports.add(result, probing.mandate, good_seconds=self._settings.timeout_seconds + pace)
-        if run.schedule.next_due() + GATHER_SECONDS < self._waits_until:
+        if run.schedule.next_due() + self._gather_seconds < self._waits_until:
             self._wake.set()
 
     async def _take_over(self, authority: Authority, schedule: Schedule) -> None:

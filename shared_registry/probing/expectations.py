@@ -25,7 +25,9 @@ class Expectations:
         self._text = config.health_check_expect_text
         self._pattern = re.compile(config.health_check_expect_pattern) if config.health_check_expect_pattern else None
         self._statuses_met = frozenset(
-            status for first, last in map(_range, config.health_check_statuses.split(",")) for status in range(first, last + 1)
+            status
+            for first, last in map(_range, config.health_check_statuses.split(","))
+            for status in range(first, last + 1)
         )
         self._has_body = bool(self._json) or self._text is not None or self._pattern is not None
 

@@ -1,7 +1,7 @@
 """Connections without TLS that need no task: opened, used and closed by events, all watched as one file.
 
-An event loop's own connection needs a task until it is open, and several objects. For a probe that opens one, these cost
-more than everything else. This is only for Linux (`epoll`); elsewhere probes use the event loop's connections.
+An event loop's own connection needs a task until it is open, and several objects. A probe that opens one spends most of
+its time on these. This is only for Linux (`epoll`); elsewhere probes use the event loop's connections.
 """
 
 from __future__ import annotations

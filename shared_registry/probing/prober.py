@@ -203,6 +203,7 @@ class PromptProbe(Limit):
         duration_ms = (time.perf_counter() - self._started) * 1000
         self._ended(ProbeOutcome(duration_ms, error, None, origin.address, origin.looked_up_at))
 
+
 class HttpProber:
     """The default `HttpProbe`: `async with HttpProber(config) as prober: await prober(url, timeout=2.0)`.
 

@@ -27,7 +27,7 @@ HIGHEST_STATUS = 599
 
 
 @dataclass(frozen=True, slots=True)
-class Parts:
+class PoolParts:
     """What all attempts of a pool have in common.
 
     Attributes:
@@ -70,7 +70,7 @@ class Attempt:
         "slot",
     )
 
-    def __init__(self, parts: Parts, exchange: Exchange, key: str | None, slot: Slot) -> None:
+    def __init__(self, parts: PoolParts, exchange: Exchange, key: str | None, slot: Slot) -> None:
         replica = slot.replica
         if exchange.record is not None:
             exchange.note_replica(replica, key)

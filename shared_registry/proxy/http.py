@@ -12,7 +12,7 @@ from shared_registry.http1.response import ReplicaBroke
 from shared_registry.leases.ledger import session_digest
 from shared_registry.proxy.access_record import Ended
 from shared_registry.proxy.answers import Answer, error_answer
-from shared_registry.proxy.attempt import Attempt, Parts
+from shared_registry.proxy.attempt import Attempt, PoolParts
 from shared_registry.proxy.connections import ReplicaConnections
 from shared_registry.proxy.dispatch import Dispatcher, Undeliverable
 from shared_registry.proxy.exchange import Exchange
@@ -44,7 +44,7 @@ class HttpProxy:
         self._dispatcher = dispatcher
         self._placement = placement
         self._serving = serving
-        self._parts = Parts(placement, connections, reports, RetryBudget(), serving)
+        self._parts = PoolParts(placement, connections, reports, RetryBudget(), serving)
 
     def begin(self, exchange: Exchange, *, takes_slot: bool, has_task: bool) -> InTask | None:
         """Begin to proxy one request.

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 
 import pytest
 
-from shared_registry.aio.clock import Clock, SystemClock, finish_by
+from shared_registry.aio.clock import Clock, SystemClock, finish_by, wait_until
 from tests.support.fake_clock import START, FakeClock
+
+LONG_SECONDS = 30.0
 
 
 class Work:
@@ -173,3 +176,25 @@ async def test_waiting_for_a_condition_goes_from_sleeper_to_sleeper(clock: FakeC
     task.cancel()
     with pytest.raises(AssertionError, match="nobody sleeps"):
         await clock.run_until(lambda: False)
+
+
+@pytest.mark.parametrize("seconds", [-1.0, 0.0, 0.05])
+async def test_a_wait_without_an_event_ends_at_its_time(seconds: float) -> None:
+    clock = SystemClock()
+    deadline = clock.monotonic() + seconds
+    async with asyncio.timeout(LONG_SECONDS):
+        await wait_until(clock, deadline, asyncio.Event())
+    assert clock.monotonic() >= deadline
+
+
+async def test_a_wait_ends_with_its_event_or_its_task() -> None:
+    event, begun = asyncio.Event(), len(asyncio.all_tasks())
+    for end in (event.set, None):
+        event.clear()
+        waiting = asyncio.create_task(wait_until(SystemClock(), math.inf, event))
+        await asyncio.sleep(0)
+        assert len(asyncio.all_tasks()) == begun + 1, "it needs no task of its own"
+        (end or waiting.cancel)()
+        async with asyncio.timeout(LONG_SECONDS):
+            await asyncio.wait((waiting,))
+        assert waiting.cancelled() is (end is None)

@@ -25,6 +25,8 @@ from shared_registry import (
 )
 from shared_registry.embedded import EmbeddedServer
 from shared_registry.model import Event, EventKind
+from shared_registry.store.commands import Store
+from shared_registry.store.replies import Beat
 from tests.support.failover.scenarios import stopped
 from tests.support.faulty_proxy import FaultyProxy
 from tests.support.pods import TTL, Pod, pod_settings, pods_of
@@ -267,3 +269,26 @@ async def test_heartbeats_spread_although_all_begin_at_once(space: Space, namesp
         latest = sum(score > max(due) - TTL * 1000 / 9 for score in due)
         assert latest < 40
         assert max(due) - min(due) > TTL * 1000 / 3 * 0.7
+
+
+async def test_an_announcement_outlives_an_unexpected_error(
+    server: EmbeddedServer, namespace: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A reply that nobody expects must not end the heartbeats while the program goes on."""
+    real, failures = Store.beat, [IndexError("a reply without words")]
+    beats: list[Beat] = []
+
+    async def beat(store: Store, key: str, instance: str) -> Beat:
+        if failures:
+            raise failures.pop()
+        beats.append(await real(store, key, instance))
+        return beats[-1]
+
+    monkeypatch.setattr(Store, "beat", beat)
+    config = pod_settings(server, namespace)
+    endpoint = ReplicaEndpoint("http://127.0.0.9:8000")
+    async with Announcement(config, endpoint, ttl_seconds=TTL, drain_seconds=0) as announcement:
+        await announcement.wait_held(timeout_seconds=30)
+        await until(lambda: len(beats) > 1, "heartbeats go on", 30)
+        assert not failures
+        assert announcement.is_held

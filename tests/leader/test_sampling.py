@@ -78,3 +78,9 @@ def test_whatever_may_matter_is_reported_at_once() -> None:
     sampling.watch(other.key, now=now)
     assert sampling.has_to_tell(other, ok=True, now=now)
     assert sampling.has_to_tell(other, ok=True, now=now + 1)
+
+
+def test_what_a_new_leader_finds_is_not_told_twice() -> None:
+    fleet, sampling = fleet_of(2_000), Sampling(interval_seconds=INTERVAL)
+    rounds(sampling, fleet, 1)
+    assert len(rounds(sampling, fleet, 1, first=1)[0]) < 0.4 * len(fleet)

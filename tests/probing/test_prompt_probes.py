@@ -154,7 +154,7 @@ async def test_beyond_the_budget_nothing_is_kept_without_a_task(monkeypatch: pyt
         await until(lambda: server.open == 0)
 
 
-async def test_what_cannot_be_opened_at_once_is_left_to_a_task(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_slow_opening_is_left_to_a_task(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object) -> None:
         raise OSError(errno.EMFILE, "Too many open files")
 
@@ -179,5 +179,3 @@ async def test_a_connection_without_a_task_is_closed(end: str) -> None:
             prober.forget(server.url)
         await until(lambda: server.open == 0)
         assert bool(ended) is (end == "forget"), "what is forgotten still ends"
-
-

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import json
 from collections.abc import Callable
 from dataclasses import replace
@@ -251,12 +252,15 @@ async def test_a_large_fleet_is_read_after_the_answer(router: RunningRouter, mon
         nonlocal reads
         reads += 1
 
+    def is_read(times: int) -> bool:
+        return reads == times
+
     monkeypatch.setattr(pool, "MOST_REFRESHED_FIRST", 0)
     monkeypatch.setattr(router.router.pools[""].registry, "refresh", refresh)
     for expected in (1, 2):
         await asyncio.gather(router.status(), router.status())
         assert reads < expected
-        await until(lambda expected=expected: reads == expected, "it is read")
+        await until(functools.partial(is_read, expected), "it is read")
 
 
 def shown_documents(pieces: list[bytes]) -> list[dict[str, Any]]:

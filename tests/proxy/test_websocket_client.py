@@ -122,13 +122,13 @@ class Waiting:
 
     def _begin(self, exchange: Exchange) -> None:
         self.served.append(exchange)
-        exchange.task = asyncio.get_running_loop().create_task(asyncio.sleep(60))
+        self.task = asyncio.get_running_loop().create_task(asyncio.sleep(60))
+        exchange.server = self.task
 
     @property
     def is_cancelled(self) -> bool:
         """Whether the task that serves the client has been cancelled."""
-        [exchange] = self.served
-        return exchange.task is not None and exchange.task.cancelled()
+        return self.task.cancelled()
 
     def receive(self, data: bytes) -> None:
         """Let the client send, unless nothing is read from it."""

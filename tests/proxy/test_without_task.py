@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -11,6 +12,7 @@ import pytest
 import pytest_asyncio
 
 from shared_registry.proxy import attempt, headers
+from shared_registry.proxy.exchange import Exchange
 from shared_registry.proxy.outcomes import OutcomeReports
 from shared_registry.proxy.serving import Serving
 from tests.proxy.conftest import RunningRouter, StartRouter
@@ -32,7 +34,7 @@ def started(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
     found: list[bytes] = []
     run = Serving.run
 
-    def noting(self: Serving, exchange: attempt.Exchange, work: Callable[[], Awaitable[None]]) -> None:
+    def noting(self: Serving, exchange: Exchange, work: Callable[[], Awaitable[None]]) -> None:
         if exchange.target != b"/status":
             found.append(exchange.target)
         run(self, exchange, work)
@@ -65,7 +67,7 @@ StartFront = Callable[..., Awaitable[Front]]
 @pytest_asyncio.fixture(loop_scope="module")
 async def front(start_router: StartRouter) -> AsyncIterator[StartFront]:
     fronts: list[Front] = []
-    stacks = []
+    stacks: list[contextlib.AbstractAsyncContextManager[object]] = []
 
     async def start(answer: Answer, *others: str, **settings: object) -> Front:
         async def handle(head: bytes, reader: Reader, writer: Writer) -> None:

@@ -31,6 +31,9 @@ from tests.support.command import environment
 from tests.support.forking_process import A, healthy_probe
 from tests.support.until import SECONDS, until, wait_for
 
+IGNORED = "ignore:'asyncio.iscoroutinefunction' is deprecated:DeprecationWarning"
+"""What redis-py causes with Python 3.14."""
+
 Build = Callable[..., SharedReplicaRegistry]
 LOOP_ENDS_EARLY = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 """Python reports what an event loop left open when it was closed."""
@@ -390,7 +393,7 @@ async def main():
 asyncio.run(main())
 """
     done = subprocess.run(
-        [sys.executable, "-W", "always", "-c", program],
+        [sys.executable, "-W", "always", "-W", IGNORED, "-c", program],
         env=environment(),
         capture_output=True,
         text=True,

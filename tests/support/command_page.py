@@ -115,6 +115,11 @@ class Stage:
         process.kill()
         process.wait()
 
+    def kill_replicas(self) -> None:
+        """Kill all replicas."""
+        for name in tuple(self.replicas):
+            self.kill_replica(name)
+
     async def ready(self, count: int) -> None:
         """Wait until so many replicas take sessions."""
         await self.shell(f"shared-registry wait --ready {count} --timeout 20")
@@ -141,6 +146,16 @@ class Stage:
         await self.shell("shared-registry drain gpu-1 --reason 'kernel update'")
         self.kill_replica("gpu-3")
         await until(lambda: self.raw.hget(self.keys.replica(URLS["gpu-3"]), "status") == "unhealthy", "gpu-3 is out")
+
+    async def routers_(self) -> None:
+        """Both routers have measured themselves since they began."""
+
+        async def have_measured() -> bool:
+            found = json.loads("\n".join(await self.shell("shared-registry routers --json")))["routers"]
+            leads = [one for one in found if one["probe_age_seconds"] is not None and one["is_leader"]]
+            return len(leads) == 1 and all(one["view_age_seconds"] is not None for one in found)
+
+        await until(have_measured, "both have measured themselves")
 
     async def leases_(self) -> None:
         """One replica has a session of each router."""
@@ -202,6 +217,7 @@ class Stage:
 
 BEFORE = {
     "status": Stage.status,
+    "routers": Stage.routers_,
     "leases": Stage.leases_,
     "queue": Stage.queue,
     "events": Stage.events,
@@ -230,9 +246,9 @@ async def run_page() -> list[list[list[str]]]:
             SharedReplicaRegistry(settings(number, server), url=f"http://127.0.0.1:900{number}") for number in (1, 2)
         ]
         stage = Stage(folder, server, routers)
+        stack.callback(stage.kill_replicas)
         for name in URLS:
             stage.start_replica(name)
-            stack.callback(lambda name=name: name in stage.replicas and stage.kill_replica(name))  # type: ignore[misc]
         for router in routers:
             await stack.enter_async_context(router)
         found = []

@@ -166,7 +166,7 @@ class ScriptedReader:
         self,
         since: Snapshot | None = None,
         *,
-        known: Callable[[str], ReplicaRecord | None] = lambda _: None,  # noqa: ARG002
+        known: Callable[[str], ReplicaRecord | None] = lambda _: None,
     ) -> Snapshot:
         """Read at once, and reply once the gate is open."""
         self._begin("snapshot")

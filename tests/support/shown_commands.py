@@ -35,9 +35,10 @@ def read_shown(text: str) -> list[list[Shown]]:
 
 
 def shape_of(line: str) -> str:
-    """Return a line without what another run changes: numbers, ids, times, and the width of columns."""
+    """Return a line without what another run changes: numbers, ids, times, what is not measured yet, and widths."""
     line = re.sub(r"\d+([.-]\d+)*", "#", ID.sub("ID", line))
-    return " ".join(line.replace("ID", "#").split())
+    line = re.sub(r"(?<=\s)-(?=\s)", "#", line.replace("ID", "#"))
+    return " ".join(re.sub(r"# (?:m?s|min|h|d)\b", "#", line).split())
 
 
 def is_alike(shown: Iterable[str], printed: Iterable[str]) -> bool:

@@ -1,6 +1,7 @@
 """Runs simulations: `python -m tests.tools.simulate FIRST [LAST]`, or `--minutes`; with `--only` some of the faults.
 
-A seed is 2 to 12 faults over 3 routers and 4 replicas (see `tests/support/simulation/faults.py`). It takes 16 virtual
+A seed is 2 to 12 faults over 3 routers and 4 replicas (see `tests/support/simulation/faults.py`). Each third seed also
+has up to 5 replicas that announce themselves, with as many faults of their own. A seed takes 16 virtual
 seconds in the mean: up to 14 s of faults, and then until all promises hold again, all sessions have ended and all
 routers have stopped. In the mean 200 commands are executed, in 0.13 s of one processor. Seeds with two routers or
 shorter faults run up to twice as fast, but find some missing rules less often a minute, so their size stays.

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from shared_registry.store.keys import Keys
-from tests.support.simulation.keyspace import Hash, Keyspace
+from tests.support.simulation.keyspace import Hash, Keyspace, SortedSet
 from tests.support.simulation.pods import RECOVERY_SECONDS, TTL_SECONDS, SimulatedPod
 
 GAP_SECONDS = 2.5
@@ -95,15 +95,15 @@ class AnnouncementWatch:
                     self._holders[url] = Holder(instance, self._now())
         elif name in ("withdraw_replica", "deregister_replica") and status in ("removed", "draining"):
             self._holders.pop(args[0], None)
-        self._listed = len(self._announced())
+        self._listed = len(self._scores(self._keys.announced))
         self._compare_loads(name)
 
     def _now(self) -> float:
         return self._time() + self._small_steps
 
-    def _announced(self) -> dict[str, Any]:
-        found: Any = self._keyspace.values.get(self._keys.announced) or {}
-        return found
+    def _scores(self, key: str) -> dict[str, float]:
+        found = self._keyspace.values.get(key)
+        return found if isinstance(found, SortedSet) else {}
 
     def _replica(self, url: str) -> dict[str, str]:
         found = self._keyspace.values.get(self._keys.replica(url))
@@ -126,10 +126,10 @@ class AnnouncementWatch:
             self._back_at, self._is_back = now, False
         silent = [one for one in self._holders.values() if self._silence(one) >= TTL_SECONDS / 2 + MARGIN_SECONDS]
         are_many = len(silent) > FEW_SILENT and len(silent) > max(self._listed, len(self._holders)) / 2
-        for url in self._keyspace.values.get(self._keys.departing) or ():
-            self._judge_expiry(str(url), are_many=are_many)
+        for url in self._scores(self._keys.departing):
+            self._judge_expiry(url, are_many=are_many)
         due_ms = self._keyspace.now_ms() + TTL_SECONDS * 500
-        if sum(at <= due_ms for at in self._announced().values()) > FEW_SILENT:
+        if sum(at <= due_ms for at in self._scores(self._keys.announced).values()) > FEW_SILENT:
             self._cut_at = now
         if not is_partial and now - self._cut_at > 2 * TTL_SECONDS:
             self._judge_late()
@@ -159,8 +159,8 @@ class AnnouncementWatch:
     def _judge_late(self) -> None:
         """After a heartbeat nobody is in service whose time is over."""
         now = self._now()
-        for url in self._announced():
-            found, holder = self._replica(str(url)), self._holders.get(str(url))
+        for url in self._scores(self._keys.announced):
+            found, holder = self._replica(url), self._holders.get(url)
             if found.get("admin") == "removed" or found.get("removes_when_drained") == "1":
                 continue
             since = max(holder.beat_at if holder else float("-inf"), self._resumed_at, self._back_at)
@@ -169,7 +169,7 @@ class AnnouncementWatch:
 
     def _compare_loads(self, name: str) -> None:
         """None that has expired takes a new session."""
-        loads = {str(url): self._replica(str(url)) for url in self._keyspace.values.get(self._keys.departing) or ()}
+        loads = {url: self._replica(url) for url in self._scores(self._keys.departing)}
         for url, found in loads.items():
             load = int(found.get("in_flight", "0"))
             if url in self._loads and load > self._loads[url] and name not in PUTTING_BACK:

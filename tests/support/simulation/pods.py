@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 TTL_SECONDS = 5.0
 DRAIN_SECONDS = (0.0, 1.0, 8.0)
 RECOVERY_SECONDS = 3.0
-"""Within which a heartbeat of a pod arrives after a fault: the time limit of a call, and a pause before the next one."""
+"""Within which a heartbeat of a pod arrives after a fault: the time limit of a call, and a pause."""
 TWINS = "twin of "
 
 
@@ -194,8 +194,8 @@ class Pods:
         elif fault.kind is Kind.PODS_CUT_OFF:
             for pod in self.alive():
                 self._block(pod, fault.seconds)
-        elif (pod := self.runs.get(fault.replica)) is not None:
-            getattr(self, f"_{fault.kind.name.lower()}")(pod, fault)
+        elif (run := self.runs.get(fault.replica)) is not None:
+            getattr(self, f"_{fault.kind.name.lower()}")(run, fault)
 
     def _at(self, seconds: float, call: Any, *args: Any) -> None:
         self._world.at(self._world.now + seconds, call, *args)
@@ -327,9 +327,9 @@ def _wrong_holder(world: World, programs: list[SimulatedPod], record: ReplicaRec
         problems.append(f"{url} was removed, and is in service again: {record}")
     if held := [one for one, pod in by_instance.items() if pod.announcement.is_held != (pod is holder)]:
         problems.append(f"{url} is held by {instance or None}, but {held} say otherwise")
-    if holder is not None and record is not None and record.admin is not AdminState.ACTIVE:
-        if not any(change.url == holder.name for change in world.operators.changes):
-            problems.append(f"{url} is {record.admin.value}, although no operator has changed {holder.name}")
+    is_changed = holder is None or any(change.url == holder.name for change in world.operators.changes)
+    if record is not None and record.admin is not AdminState.ACTIVE and not is_changed:
+        problems.append(f"{url} is {record.admin.value}, although no operator has changed it")
     return problems
 
 

@@ -94,8 +94,8 @@ async def check_stopped(world: World) -> None:
     for stop in done:
         stop.result()
     await asyncio.sleep(1.0)
-    programs = [*routers, *world.past, *world.pods.past]
-    for process in (one.process for one in programs if not one.process.is_dead):
+    processes = [one.process for one in (*routers, *world.past)] + [pod.process for pod in world.pods.past]
+    for process in (one for one in processes if not one.is_dead):
         if tasks := process.alive_tasks():
             world.problems.append(f"{process.name}: after stop() there runs {tasks}")
         if world.network.links[process].connections:

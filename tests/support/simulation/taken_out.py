@@ -217,24 +217,19 @@ RULES = {
     "an expired replica takes no sessions": Rule(
         (
             Lua(
-                "redis.call('HSET', replica, 'admin', 'draining', 'admin_since_ms', whole(now_ms), 'admin_reason', reason,\n"
-                "      'removes_when_drained', '1', 'expired_at_ms', whole(now_ms))",
-                "redis.call('HSET', replica, 'expired_at_ms', whole(now_ms))",
+                "whole(now_ms), 'admin_reason', reason,\n      'removes_when_drained', '1', 'expired_at_ms'",
+                "whole(now_ms), 'admin', 'active', 'expired_at_ms'",
             ),
         ),
         (Kind.POD_LOST,),
     ),
     "a program whose replica is unknown announces it again": Rule(
-        (Python(f"{ANNOUNCEMENT}._beat", "return await self._announce()", "return True"),),
+        (Python(f"{ANNOUNCEMENT}._beat", "return await self._announce()", "return self._is_held.set() or True"),),
         (Kind.FLUSH, Kind.POD_CUT_OFF),
     ),
     "an announcement is retried soon": Rule(
         (Python(f"{ANNOUNCEMENT}._run", "RETRIES_PER_TTL", "0.2"),),
         (Kind.POD_CUT_OFF, Kind.RESTART),
-    ),
-    "an announcement that ends withdraws its replica": Rule(
-        (Python(f"{ANNOUNCEMENT}.drain", "if not is_asked:", "if False:"),),
-        (Kind.POD_STOP,),
     ),
     "a clock that was set back keeps no dead pod": Rule(
         (Lua("    shorten_far_ahead(now_ms)\n", ""),),
