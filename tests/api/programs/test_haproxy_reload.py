@@ -36,12 +36,13 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 async def exchanged(connecting: Awaitable[tuple[asyncio.StreamReader, asyncio.StreamWriter]], request: bytes) -> str:
     """Send a request on a new connection; return all that comes until the connection ends."""
-    reader, writer = await asyncio.wait_for(connecting, SECONDS)
-    try:
-        writer.write(request)
-        return (await asyncio.wait_for(reader.read(), SECONDS)).decode()
-    finally:
-        writer.transport.abort()
+    async with asyncio.timeout(SECONDS):  # `wait_for` may lose the end of the load, up to Python 3.11
+        reader, writer = await connecting
+        try:
+            writer.write(request)
+            return (await reader.read()).decode()
+        finally:
+            writer.transport.abort()
 
 
 @dataclass
