@@ -93,7 +93,7 @@ class Outage:
         self._placed += 1
         if not self._is_logged:
             self._is_logged = True
-            logger.warning("placement: placing without Redis (%s): %s", self._mode, error)
+            logger.warning("placement: placing without Redis (%s): %s", self._mode, str(error))
             if self._news.emitter.has_listeners:
                 self._news.degraded_began(error)
 

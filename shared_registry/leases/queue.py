@@ -338,7 +338,8 @@ class RouterQueue:
 async def _until_called(asker: Asker, request: SlotRequest, waiter: Waiter) -> None:
     while not waiter.is_called:
         if waiter.outage is not None and asker.can_place_alone(request, waiter.outage):
-            raise waiter.outage
+            # Not that error itself: the waiter and its traceback would keep each other, and all waiters have the same.
+            raise type(waiter.outage)(*waiter.outage.args) from waiter.outage.__cause__
         waiter.report()
         await waiter.wait_changed()
 

@@ -200,9 +200,12 @@ class Channel:
                 reply = await client.call_script(command.script, words, on_reply, command.together, usual)
             except FAILURES as error:
                 failure = self._failure(error, replies, answers, sweeps)
-                if not may_repeat or not was_cut_off(failure):
-                    failover.calls.failed(failure)
-                    raise failure from error
+                try:
+                    if not may_repeat or not was_cut_off(failure):
+                        failover.calls.failed(failure)
+                        raise failure from error
+                finally:
+                    del failure  # it refers to this frame: a cycle would keep the callers, and what they hold
                 may_repeat = False
             except BaseException:
                 lane.leave()

@@ -95,6 +95,9 @@ class PendingReply:
                 with contextlib.suppress(asyncio.CancelledError, Exception):
                     yield from self._reply
             raise
+        except Exception:
+            del self  # The error refers to this frame, and this answer to the error: a cycle would keep the callers.
+            raise
 
     def packed(self, known: set[str]) -> bytes:
         """Return the command. A script that was not sent on its connection before is sent as text.
@@ -347,6 +350,7 @@ class _Line:
                 for answer in batch.answers:
                     if not answer.done():
                         answer.failed(_failure(error, kind))
+        self._batch = None  # its answers keep the errors, and these the callers
         self._batches.clear()
         self._unsent.clear()
         self._sent.clear()
