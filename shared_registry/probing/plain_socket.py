@@ -15,6 +15,7 @@ import sys
 from typing import Protocol, cast
 
 READ_BYTES = 64 * 1024
+PIECES_AT_ONCE = 4
 READY_AT_ONCE = 256
 """How many connections are served before other callbacks of the event loop run."""
 
@@ -157,23 +158,29 @@ class PlainSocket:
         """Do what the socket is ready for."""
         if not self._is_open or self._unsent:
             self._send_rest()
-        opened = self._socket
-        if not events & _READABLE or opened is None:
-            return
-        try:
-            data = opened.recv(READ_BYTES)
-        except BlockingIOError:
-            return
-        except OSError as error:
-            self._lose(error)
-            return
-        if data:
+        if events & _READABLE:
+            self._receive(events)
+
+    def _receive(self, events: int) -> None:
+        """Receive what there is. Of more than some pieces the rest waits until others had their turn."""
+        for _ in range(PIECES_AT_ONCE):
+            if self._socket is None:
+                return
+            try:
+                data = self._socket.recv(READ_BYTES)
+            except BlockingIOError:
+                return
+            except OSError as error:
+                self._lose(error)
+                return
+            if not data:
+                self._protocol.eof_received()
+                self._lose(None)
+                return
             self._protocol.data_received(data)
-            if len(data) == READ_BYTES or events & _ENDED:  # otherwise more comes with another event
-                self.serve(events)
-        else:
-            self._protocol.eof_received()
-            self._lose(None)
+            if len(data) < READ_BYTES and not events & _ENDED:
+                return  # more comes with another event
+        self._loop.call_soon(self._receive, events)
 
     def _send_rest(self) -> None:
         """Send what waits. The first attempt shows whether the connection could be established."""

@@ -159,8 +159,8 @@ def _splice(places: array[float], owners: array[int], removed: Sequence[Point], 
     for before, (at, until) in enumerate(itertools.pairwise([*gaps, len(places)])):
         places[at - before : until - before - 1] = places[at + 1 : until]
         owners[at - before : until - before - 1] = owners[at + 1 : until]
-    for points in (places, owners):
-        del points[len(points) - len(gaps) :]
+    del places[len(places) - len(gaps) :]
+    del owners[len(owners) - len(gaps) :]
     _put_in(places, owners, added)
     return True
 

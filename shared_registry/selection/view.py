@@ -38,7 +38,7 @@ MOST_TOUCHED = 4
 AT_ONCE = 100
 """How many replicas are moved in one go where the event loop is to run in between."""
 MOST_PIECES = 50
-"""In how many pieces all replicas are taken over. Each costs a hash ring a copy of itself."""
+"""In how many pieces all replicas are taken over. Each costs a hash ring a pass over itself."""
 DEPARTED_AT_MOST = 1000
 """How many removals of announced replicas that left by themselves are remembered."""
 

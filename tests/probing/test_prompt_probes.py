@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import itertools
 import socket
 import sys
 
 import pytest
 
-from shared_registry.probing import HttpProber, ProbeOutcome, budget
+from shared_registry.probing import HttpProber, ProbeOutcome, budget, plain_socket
 from shared_registry.probing.plain_socket import PlainSockets
 from shared_registry.probing.prober import EXCHANGES_PER_CONNECTION
 from tests.support.replica_server import ReplicaServer
@@ -116,9 +117,15 @@ async def test_a_response_may_arrive_in_pieces() -> None:
 
 
 class _Counting(asyncio.Protocol):
-    """Notes the end of a connection."""
+    """Notes what was received, and the end of a connection."""
 
     is_lost = False
+
+    def __init__(self) -> None:
+        self.received = b""
+
+    def data_received(self, data: bytes) -> None:
+        self.received += data
 
     def connection_lost(self, error: Exception | None) -> None:
         self.is_lost = error is None
@@ -142,6 +149,26 @@ async def test_what_a_socket_does_not_take_is_sent_later() -> None:
     sockets.close()
 
 
+async def test_others_have_their_turn_while_much_is_received(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plain_socket, "READ_BYTES", 10)
+    sockets, protocol = PlainSockets(), _Counting()
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        carrier = sockets.connect("127.0.0.1", listener.getsockname()[1], protocol)
+        carrier.write(b"x")
+        with listener.accept()[0] as peer:
+            peer.setblocking(False)
+            assert await asyncio.get_running_loop().sock_recv(peer, 1) == b"x", "otherwise its end would be a reset"
+            peer.sendall(bytes(1000))
+            lengths = [0]
+            async with asyncio.timeout(LONG):
+                while lengths[-1] < 1000:
+                    await asyncio.sleep(0)
+                    lengths.append(len(protocol.received))
+            assert max(b - a for a, b in itertools.pairwise(lengths)) <= 20 * plain_socket.PIECES_AT_ONCE
+        await until(lambda: protocol.is_lost)
+    sockets.close()
+
+
 async def test_an_ipv6_address_needs_no_task() -> None:
     async with ReplicaServer("::1") as server, HttpProber() as prober:
         assert (await prompt(prober, f"http://[::1]:{server.port}/health")).error is None
@@ -154,7 +181,7 @@ async def test_beyond_the_budget_nothing_is_kept_without_a_task(monkeypatch: pyt
         await until(lambda: server.open == 0)
 
 
-async def test_what_cannot_be_opened_at_once_is_left_to_a_task(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_slow_opening_is_left_to_a_task(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object) -> None:
         raise OSError(errno.EMFILE, "Too many open files")
 

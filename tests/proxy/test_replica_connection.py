@@ -92,3 +92,25 @@ async def test_a_body_that_meets_a_lost_connection_is_dropped() -> None:
     request.receive_end()
     with pytest.raises(ReplicaBroke):
         await exchanging
+
+
+async def test_a_failed_exchange_closes_its_connection_before_it_is_told() -> None:
+    class Aborted(CountedWrites):
+        is_aborted = False
+
+        def abort(self) -> None:
+            self.is_aborted = True
+
+    ends: list[tuple[Exception | None, bool]] = []
+    client = ClientConnection(Site(lambda _: None, Limits(60, 60)))
+    request = Exchange(client, "POST", b"/", "1.1", [], body_length=10, keep_alive=True)
+    connection, wire = ReplicaConnection(silence_seconds=60, first_byte_seconds=60), Aborted()
+    connection.connection_made(wire)
+    connection.begin(request, HEAD, request, lambda error: ends.append((error, wire.is_aborted)))
+    connection.data_received(b"no HTTP\r\n\r\n")
+    [(error, is_aborted)] = ends
+    assert isinstance(error, ReplicaBroke)
+    assert is_aborted
+    assert not connection.is_reusable
+    request.receive(b"more")
+    assert wire.writes == [HEAD], "the body flows to no connection that has failed"

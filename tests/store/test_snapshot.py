@@ -47,7 +47,7 @@ async def test_changes_during_the_reading_are_in_the_snapshot(space: Space) -> N
     assert snapshot.head.revision == (await space.reader.head()).revision
 
 
-async def test_a_snapshot_has_the_known_record_in_place_of_an_equal_one(space: Space) -> None:
+async def test_a_snapshot_keeps_a_known_record_that_is_equal(space: Space) -> None:
     await space.add(B)
     await space.add(C)
     before = (await space.reader.snapshot()).records
