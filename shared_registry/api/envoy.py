@@ -85,9 +85,18 @@ async def _request_of(request: Request) -> tuple[list[str], str] | None:
     version: Any = document.get("version_info", document.get("versionInfo", ""))
     if not isinstance(names, list) or len(names) > MOST_CLUSTERS or not isinstance(version, str):
         return None
-    if not all(isinstance(name, str) for name in names):
+    if not all(isinstance(name, str) and _can_be_answered(name) for name in names):
         return None
     return list(dict.fromkeys(names)), version
+
+
+def _can_be_answered(name: str) -> bool:
+    """Whether a name has no half of a surrogate pair, which JSON can write but UTF-8 cannot."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 async def _assignment(name: str, pool: Pool, addresses: Addresses) -> dict[str, Any]:

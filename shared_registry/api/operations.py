@@ -16,7 +16,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from shared_registry.api.access import CALLER, Access
-from shared_registry.api.problems import ApiProblem, problem_of, problem_of_validation
+from shared_registry.api.problems import LONGEST_FIELD, ApiProblem, problem_of, problem_of_validation
 from shared_registry.config.admin_tokens import AdminToken, Right
 from shared_registry.proxy.app import Router
 from shared_registry.proxy.pool import Pool
@@ -146,8 +146,8 @@ class Endpoint:
         self._access.count(token.name if isinstance(token, AdminToken) else client.host if client else "", now)
         self._access.require(operation.right, token)
         try:
-            query = operation.query.model_validate_strings(_query_of(request, operation.query))
-            body = None if operation.body is None else operation.body.model_validate_json(await _body_of(request))
+            query = operation.query.model_validate(_query_of(request, operation.query))
+            body = None if operation.body is None else _body_in(await _body_of(request), operation.body)
         except ValidationError as error:
             raise problem_of_validation(error) from None
         return Call(
@@ -256,10 +256,29 @@ def _query_of(request: Request, model: type[Query]) -> dict[str, Any]:
         if known is not None and get_origin(known.annotation) is list:
             found.setdefault(name, []).append(value)
         elif name in found:
-            raise ApiProblem("invalid_request", f"{name[:64]} is there twice", "send it once", field=name[:64])
+            _refuse_twice([(name, value)] * 2)
         else:
             found[name] = value
     return found
+
+
+def _body_in(text: bytes, model: type[Body]) -> Body:
+    """Return a body.
+
+    Raises:
+        ApiProblem: A member is there twice.
+        ValidationError: It does not have its form.
+    """
+    body = model.model_validate_json(text)
+    json.loads(text, object_pairs_hook=_refuse_twice)
+    return body
+
+
+def _refuse_twice(members: list[tuple[str, object]]) -> None:
+    names = [name for name, _ in members]
+    if len(set(names)) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)[:LONGEST_FIELD]
+        raise ApiProblem("invalid_request", f"{twice} is there twice", "send it once", field=twice)
 
 
 async def _body_of(request: Request) -> bytes:

@@ -23,6 +23,7 @@ from shared_registry.leases.movable import InUse
 
 CONTENT_TYPE = "application/problem+json"
 LONGEST_TEXT = 500
+LONGEST_FIELD = 64
 
 
 class ProblemDocument(BaseModel):
@@ -129,8 +130,9 @@ def problem_of(error: Exception) -> ApiProblem | None:
 def problem_of_validation(error: ValidationError) -> ApiProblem:
     """Return the problem of a request whose parts do not have their form."""
     first = error.errors(include_url=False, include_input=False, include_context=False)[0]
-    field = ".".join(map(str, first["loc"])) or None
-    return ApiProblem("invalid_request", f"{field or 'body'}: {first['msg']}", "see docs/api.md", field=field)
+    field = ".".join(map(str, first["loc"]))[:LONGEST_FIELD]
+    remedy = _REMEDIES.get(first["type"], "correct it") + "; /docs describes each call"
+    return ApiProblem("invalid_request", f"{field or 'body'}: {first['msg']}", remedy, field=field or None)
 
 
 def _of_config(error: Exception) -> ApiProblem:
@@ -148,6 +150,13 @@ def _unavailable(error: Exception) -> ApiProblem:
     return ApiProblem("unavailable", str(error), "try again at another router, or later", retry_after=1)
 
 
+_REMEDIES = {
+    "missing": "send it",
+    "extra_forbidden": "remove it, or correct its name",
+    "json_invalid": "send one object in JSON, as UTF-8",
+    "model_type": "send one object in JSON",
+}
+"""What to do about some kinds of errors in a request."""
 _FIELD = re.compile(r"(?:replica\.)?(\w+): ")
 _WAIT = "try again later, or wait with timeout_seconds"
 _MADE_OF: dict[type[Exception], Callable[[Exception], ApiProblem]] = {

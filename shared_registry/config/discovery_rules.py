@@ -18,6 +18,7 @@ from shared_registry.config.problems import nearest, shorten
 from shared_registry.config.rule_list import read_rules
 from shared_registry.errors import ConfigError
 from shared_registry.store.keys import NAMESPACE_PATTERN
+from shared_registry.urls import canonical_url
 
 DiscoveryKind = Literal["file", "dns", "kubernetes"]
 
@@ -246,15 +247,16 @@ def _nameservers(where: str, value: object) -> object:
     if isinstance(value, str) or not isinstance(value, list | tuple) or not value:
         raise ConfigError(f"{where}: must be a list such as [127.0.0.53], got {shorten(value)}")
     for one in value:
-        if not isinstance(one, str) or not _SERVER.fullmatch(one):
+        found = _SERVER.fullmatch(one) if isinstance(one, str) else None
+        if found is None or not 1 <= int((found[2] or ":53")[1:]) <= 65535:
             raise ConfigError(f"{where}: {shorten(one)} is no address; write for example 127.0.0.53 or 127.0.0.1:5353")
     return tuple(value)
 
 
 def _server(where: str, value: object) -> object:
-    if isinstance(value, str) and re.fullmatch(r"https?://[^\s/?#@]+", value):
-        return value
-    raise ConfigError(f"{where}: {shorten(value)} is not usable; write for example https://127.0.0.1:6443")
+    if not isinstance(value, str):
+        raise ConfigError(f"{where}: {shorten(value)} is not usable; write for example https://127.0.0.1:6443")
+    return canonical_url(value, field=where)
 
 
 _CHECKS: Mapping[str, Callable[[str, object], object]] = {

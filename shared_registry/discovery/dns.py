@@ -65,9 +65,11 @@ class DnsSource:
             resolver = self._resolver()
         except (dns.exception.DNSException, OSError, ValueError) as error:
             return SourceAnswer(failure=f"there is no DNS server to ask: {error}"), 0.0
-        if self._rule.record == "srv":
-            return await self._ask_services(resolver)
-        return await self._ask_addresses(resolver)
+        try:
+            ask = self._ask_services if self._rule.record == "srv" else self._ask_addresses
+            return await ask(resolver)
+        except ValueError as error:
+            return SourceAnswer(failure=f"{self._rule.host} has a record that is no replica: {error}"), 0.0
 
     def _resolver(self) -> dns.asyncresolver.Resolver:
         """Return a new resolver, so that a changed resolv.conf is used."""

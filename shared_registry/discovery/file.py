@@ -47,35 +47,52 @@ class FileSource:
     def __init__(self, rule: DiscoveryRule) -> None:
         self._path = rule.path
         self._interval_seconds = min(rule.interval_seconds, LONGEST_INTERVAL_SECONDS)
+        self._answer: SourceAnswer | None = None
+        self._read_stamp: object = None
+        self._seen_stamp: object = None
 
     async def answers(self) -> AsyncGenerator[SourceAnswer, None]:
         """See `DiscoverySource`."""
-        answer: SourceAnswer | None = None
-        read_stamp: object = None
-        seen_stamp: object = None
-        while True:
+        check: asyncio.Task[SourceAnswer] | None = None
+        try:
+            while True:
+                check = check or asyncio.create_task(self._check())
+                await asyncio.wait((check,), timeout=READ_SECONDS)
+                if check.done():
+                    answer, check = check.result(), None
+                    yield answer
+                else:  # no second thread hangs beside the first
+                    yield SourceAnswer(failure=f"{self._path} cannot be read: the file system does not respond")
+                await asyncio.sleep(self._interval_seconds)
+        finally:
+            if check is not None:
+                check.cancel()
+
+    async def _check(self) -> SourceAnswer:
+        """Return what the file says; read it if that is not known, or has changed."""
+        stamp = await call_in_daemon_thread(lambda: stamp_of(self._path))
+        is_changed = stamp != self._read_stamp and stamp == self._seen_stamp
+        self._seen_stamp = stamp
+        if self._answer is None or is_changed:
             try:
-                async with asyncio.timeout(READ_SECONDS):
-                    stamp = await call_in_daemon_thread(lambda: stamp_of(self._path))
-                    if answer is None or (stamp != read_stamp and stamp == seen_stamp):
-                        read_stamp = stamp
-                        answer = await call_in_daemon_thread(self._read)
-                    seen_stamp = stamp
-            except TimeoutError:
-                yield SourceAnswer(failure=f"{self._path} cannot be read: the file system does not respond")
-            else:
-                yield answer
-            await asyncio.sleep(self._interval_seconds)
+                self._answer, self._read_stamp = await call_in_daemon_thread(self._read), stamp
+            except OSError as error:  # the next check tries again, also if the file does not change
+                failure = f"{self._path} cannot be read: {error.strerror or error}"
+                self._answer, self._read_stamp = SourceAnswer(failure=failure), None
+        return self._answer
 
     def _read(self) -> SourceAnswer:
+        """Return what the file says now.
+
+        Raises:
+            OSError: It cannot be read.
+        """
         try:
             with Path(self._path).open("rb") as file:
                 content = file.read(MOST_BYTES + 1)
             if len(content) > MOST_BYTES:
                 return SourceAnswer(failure=f"{self._path} has more than {MOST_BYTES} bytes")
             return SourceAnswer(tuple(Found(endpoint) for endpoint in check_replicas(_endpoints(content))))
-        except OSError as error:
-            return SourceAnswer(failure=f"{self._path} cannot be read: {error.strerror or error}")
         except (ConfigError, yaml.YAMLError, ValueError, RecursionError) as error:
             text = " ".join(str(error).split())
             return SourceAnswer(failure=f"{self._path} is not usable: {text}")

@@ -17,6 +17,7 @@ import contextlib
 import json
 import os
 import random
+import re
 import ssl
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from pathlib import Path
@@ -26,6 +27,7 @@ import httpx
 
 from shared_registry.aio.backoff import Backoff
 from shared_registry.config.discovery_rules import DiscoveryRule
+from shared_registry.config.rules import MAX_NAME_LENGTH
 from shared_registry.discovery.answer import Found, SourceAnswer
 from shared_registry.discovery.specs import endpoint_of
 
@@ -36,9 +38,12 @@ WATCH_SECONDS = 240
 SILENCE_SECONDS = 90.0
 """A watch without a word for so long is dead: the server sends a bookmark about every minute."""
 REQUEST_SECONDS = 10.0
+LIST_SECONDS = 60.0
+"""How long a list of all slices may take, with all its pages."""
 PAGE = 500
 MOST_LINE_BYTES = 16 * 1024 * 1024
 LONGEST_PAUSE_SECONDS = 30.0
+_TOKEN = re.compile(r"[!-~]+")
 _READY, _NOT_READY, _TERMINATING = 2, 1, 0
 
 Slice = Mapping[str, Any]
@@ -75,7 +80,7 @@ class KubernetesSource:
                 pass  # everything is listed anew
             except (KubernetesError, httpx.HTTPError, OSError, ssl.SSLError) as error:
                 yield SourceAnswer(failure=_text(error))
-            except (ValueError, KeyError, TypeError, AttributeError) as error:
+            except Exception as error:  # noqa: BLE001  whatever a server says, the replicas stay
                 yield SourceAnswer(failure=f"the API server's answer cannot be read: {_text(error)}")
             if loop.time() - began > LONGEST_PAUSE_SECONDS:
                 backoff.reset()
@@ -126,6 +131,13 @@ class KubernetesSource:
         self._slices, self._version = await self._listed(client)
 
     async def _listed(self, client: httpx.AsyncClient) -> tuple[dict[str, Slice], str]:
+        try:
+            async with asyncio.timeout(LIST_SECONDS):
+                return await self._all_pages(client)
+        except TimeoutError:
+            raise KubernetesError(f"the list has not ended after {LIST_SECONDS:g} s") from None
+
+    async def _all_pages(self, client: httpx.AsyncClient) -> tuple[dict[str, Slice], str]:
         found: dict[str, Slice] = {}
         following = ""
         while True:
@@ -133,6 +145,8 @@ class KubernetesSource:
             response = await client.get(
                 self._path(), params={**self._selector(), "limit": str(PAGE), **more}, headers=self._headers()
             )
+            if response.status_code == httpx.codes.GONE and not following:
+                raise KubernetesError("the API server answered 410 to a list from its beginning")
             _check(response.status_code, response.text)
             page = response.json()
             for item in page.get("items") or ():
@@ -223,7 +237,12 @@ class KubernetesSource:
 
     def _headers(self) -> dict[str, str]:
         file = self._rule.token_file or ("" if self._rule.server else str(ACCOUNT / "token"))
-        return {"Authorization": f"Bearer {_read(Path(file))}"} if file else {}
+        if not file:
+            return {}
+        token = _read(Path(file))
+        if not _TOKEN.fullmatch(token):
+            raise KubernetesError(f"token_file: {file} has no token: one line of ASCII without white space")
+        return {"Authorization": f"Bearer {token}"}
 
     def _client(self) -> httpx.AsyncClient:
         server = self._rule.server
@@ -241,6 +260,8 @@ def _found(rule: DiscoveryRule, endpoint: Mapping[str, Any], port: int) -> tuple
     """Return an endpoint, and how far it is in service."""
     conditions = endpoint.get("conditions") or {}
     name = endpoint.get("hostname") or (endpoint.get("targetRef") or {}).get("name")
+    if isinstance(name, str) and len(name) > MAX_NAME_LENGTH:
+        name = None  # a pod's name may have 253 characters
     spec = endpoint_of(rule, endpoint["addresses"][0], port, name=name or None)
     if conditions.get("terminating"):
         return _TERMINATING, Found(spec, "terminating", is_new_welcome=False)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 
 from shared_registry.config.discovery_rules import DiscoveryRule
+from shared_registry.config.rules import validate_endpoint
 from shared_registry.model import Labels, ReplicaEndpoint
 
 
@@ -19,14 +20,18 @@ def endpoint_of(rule: DiscoveryRule, address: str, port: int | str, *, name: str
 
     Raises:
         ValueError: The address is none.
+        ConfigError: The port is none, or the name cannot be one.
     """
     parsed = ipaddress.ip_address(address)
     host = f"[{parsed}]" if parsed.version == 6 else str(parsed)
-    return ReplicaEndpoint(
-        f"{rule.scheme}://{host}:{port}",
-        name,
-        primary=rule.primary,
-        weight=rule.weight,
-        capacity=rule.capacity,
-        labels=Labels(rule.labels),
+    return validate_endpoint(
+        ReplicaEndpoint(
+            f"{rule.scheme}://{host}:{port}",
+            name,
+            primary=rule.primary,
+            weight=rule.weight,
+            capacity=rule.capacity,
+            labels=Labels(rule.labels),
+        ),
+        f"replica {address}",
     )

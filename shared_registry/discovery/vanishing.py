@@ -60,9 +60,9 @@ class Vanishing:
     def went(self, keys: Iterable[str], now: float) -> None:
         """Note that these replicas were removed. Without confirmation they count towards the most that may go."""
         for key in keys:
-            count_since = self._missing.pop(key, None)
-            if count_since is not None and now - count_since[1] < self._confirm_seconds:
+            if key in self._missing and not self._is_confirmed(key, now):
                 self._gone_at.append(now)
+            self._missing.pop(key, None)
 
     def _is_confirmed(self, key: str, now: float) -> bool:
         count, since = self._missing[key]

@@ -9,6 +9,7 @@ the grace.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import time
 from collections.abc import Awaitable, Callable
@@ -16,18 +17,20 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 from shared_registry.aio.clock import Clock, wait_until
-from shared_registry.errors import StoreUnavailable
+from shared_registry.errors import StoreError, StoreUnavailable
 from shared_registry.leases.lease import HeldLease, Lease
 from shared_registry.leases.ledger import MOVES, Ledger, session_digest
 from shared_registry.leases.reconciliation import Reconciler
 from shared_registry.mirror.mirror import Mirror
 from shared_registry.store.commands import Store
-from shared_registry.store.replies import Denied
+from shared_registry.store.replies import Denied, Grant
 
 ENDING_SECONDS = 2.0
 """How long a request waits for the end of an earlier lease of its id."""
 PAUSE_SECONDS = 0.02
 UNCLAIMED_SECONDS = 10.0
+HEARTBEATS_TO_SETTLE = 3
+"""How many heartbeats a former router may take to learn that a lease has moved. Until then it would put it back."""
 
 
 def movable_id(owner: str, text: str, session: str | None) -> str:
@@ -64,6 +67,7 @@ class MovableLease:
         ends_at: When this router ends it, on the monotonic clock; `None` if it has no deadline.
         holder: The number of its holder. A new holder has the next number.
         is_held: Whether its holder is there.
+        settled_at: When the router that had it before has learned that it has moved, on the monotonic clock.
         changed: Set when the lease is not this holder's any more: it has ended, moved, or got another holder.
     """
 
@@ -71,6 +75,7 @@ class MovableLease:
     ends_at: float | None = None
     holder: int = 0
     is_held: bool = False
+    settled_at: float = 0.0
     changed: asyncio.Event = field(default_factory=asyncio.Event)
 
 
@@ -86,6 +91,7 @@ class MovableLeases:
         *,
         end: Callable[[HeldLease], Awaitable[None]],
         grace_seconds: float,
+        settles_seconds: float,
         clock: Clock,
     ) -> None:
         """Set up; nothing is sent yet.
@@ -97,6 +103,7 @@ class MovableLeases:
             reconciler: Finds leases that this router has inherited, or that have moved away.
             end: Called to release a lease.
             grace_seconds: How long an inherited lease, and one without a holder, waits for its client.
+            settles_seconds: How long a router may take to learn that a lease has moved away.
             clock: Used for deadlines.
         """
         self._store = store
@@ -105,8 +112,10 @@ class MovableLeases:
         self._reconciler = reconciler
         self._end = end
         self.grace_seconds = grace_seconds
+        self._settles_seconds = settles_seconds
         self._clock = clock
         self._leases: dict[str, MovableLease] = {}
+        self._ended: dict[str, MovableLease] = {}
         self._asked: set[str] = set()
         self._earlier = asyncio.Event()
         reconciler.inherit, reconciler.move_away = self._inherit, self._forget
@@ -128,9 +137,9 @@ class MovableLeases:
             StoreError: Redis is away, or refuses.
             InUse: A request for that lease is under way here.
         """
-        if (known := self._leases.get(lease_id)) is not None:
+        if (known := await self._still_here(lease_id)) is not None:
             return known
-        if not may_move(lease_id):
+        if not may_move(lease_id) or lease_id in self._ended:
             return None
         return await self._alone(lease_id, lambda: self._take_over(lease_id))
 
@@ -148,11 +157,11 @@ class MovableLeases:
             RegistryError: See `SharedReplicaRegistry.acquire`.
             InUse: A request for that lease is under way here.
         """
-        if (known := self._leases.get(lease_id)) is not None:
+        if (known := await self._still_here(lease_id)) is not None:
             return known
 
         async def work() -> MovableLease:
-            found = await self._take_over(lease_id, session)
+            found = self._revived(lease_id) or await self._take_over(lease_id, session)
             return found or self._keep(await acquire(lease_id))
 
         return await self._alone(lease_id, work)
@@ -178,26 +187,40 @@ class MovableLeases:
         self._earlier.set()
 
     async def release(self, lease: MovableLease) -> None:
-        """End a lease now. Never raises because of Redis."""
+        """End a lease. Never raises because of Redis.
+
+        The slot is free at once, unless the lease has just moved here: a router that does not know that yet, and finds
+        that Redis lacks the lease, would put it back. Then the slot is free when that router knows.
+        """
         self._drop(lease.lease.id)
+        if lease.settled_at > self._clock.monotonic():
+            self._ended[lease.lease.id] = lease
+            self._earlier.set()
+            return
         await lease.lease.release()
 
     async def run(self) -> None:
         """End leases at their deadlines until cancelled."""
         while True:
             now = self._clock.monotonic()
+            settled = [one for one in self._ended.values() if one.settled_at <= now]
+            for one in settled:
+                del self._ended[one.lease.id]
+            await asyncio.gather(*(one.lease.release() for one in settled))
             due = [one for one in self._leases.values() if one.ends_at is not None and one.ends_at <= now]
             if due:
                 await asyncio.gather(*(self.release(one) for one in due))
                 continue
             self._earlier.clear()
             deadlines = [one.ends_at for one in self._leases.values() if one.ends_at is not None]
+            deadlines += [one.settled_at for one in self._ended.values()]
             await wait_until(self._clock, min(deadlines, default=float("inf")), self._earlier)
 
     def close(self) -> None:
         """Forget all leases, because they leave this router."""
         for lease_id in list(self._leases):
             self._drop(lease_id)
+        self._ended.clear()
 
     async def _alone(self, lease_id: str, work: Callable[[], Awaitable[T]]) -> T:
         """Do the work of one request of an id at a time, after an earlier lease of that id has ended.
@@ -211,7 +234,7 @@ class MovableLeases:
         self._asked.add(lease_id)
         try:
             deadline = self._clock.monotonic() + ENDING_SECONDS
-            while self._ledger.knows(lease_id):
+            while self._ledger.knows(lease_id) and lease_id not in self._ended:
                 if self._clock.monotonic() >= deadline:
                     raise StoreUnavailable("Redis has not received the end of an earlier lease of this id; try again")
                 self._reconciler.ask_to_end()
@@ -219,6 +242,27 @@ class MovableLeases:
             return await work()
         finally:
             self._asked.discard(lease_id)
+
+    async def _still_here(self, lease_id: str) -> MovableLease | None:
+        """Return a lease of this router, which comes back if another one has taken it over since; `None` if none is.
+
+        This router learns only with a later heartbeat that it has moved. Without Redis, what it knows counts.
+        """
+        if (known := self._leases.get(lease_id)) is not None:
+            with contextlib.suppress(StoreError):
+                grant = await self._store.take_over(lease_id)
+                if isinstance(grant, Grant) and grant.has_moved:
+                    known.settled_at = self._clock.monotonic() + self._settles_seconds
+        return self._leases.get(lease_id)
+
+    def _revived(self, lease_id: str) -> MovableLease | None:
+        """Return a new lease in the slot of one that has ended, and whose slot is not free yet."""
+        ended = self._ended.pop(lease_id, None)
+        if ended is None:
+            return None
+        found = self._keep(ended.lease)
+        found.settled_at = ended.settled_at
+        return found
 
     async def _take_over(self, lease_id: str, session: str | None = None) -> MovableLease | None:
         is_sent = False
@@ -235,7 +279,9 @@ class MovableLeases:
                 return None
             if isinstance(grant, Denied):
                 raise StoreUnavailable("this router is not among the live ones; try again in a moment")
-            return await self._adopt(lease_id, grant.key, grant.revision, session)
+            found = await self._adopt(lease_id, grant.key, grant.revision, session)
+            found.settled_at = self._clock.monotonic() + self._settles_seconds if grant.has_moved else 0.0
+            return found
         except BaseException:
             # The lease stays where it is, or moves to this router: then it is one that this router inherits.
             if is_sent and self._ledger.is_asked(lease_id):
@@ -270,6 +316,7 @@ class MovableLeases:
     def _forget(self, lease_id: str) -> None:
         """Forget a lease that has moved to another router."""
         self._ledger.move_away(lease_id)
+        self._ended.pop(lease_id, None)
         self._drop(lease_id)
 
     def _drop(self, lease_id: str) -> None:

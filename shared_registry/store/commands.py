@@ -416,7 +416,7 @@ class Store(LeaderCommands, RegistrationCommands, AnnouncementCommands, Discover
         if status == _NOT_REGISTERED:
             return Denied(Denial.NOT_REGISTERED)
         key, revision = reply.values
-        return Grant(key, revision)
+        return Grant(key, revision, has_moved=status == "moved")
 
     async def restore_leases(self, leases: Mapping[str, str], *, is_lost: bool = False) -> Restored | None:
         """Restore leases that this router holds. Return `None` if the router is not registered.

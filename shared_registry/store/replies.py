@@ -218,6 +218,7 @@ class Grant:
         sequence: The sequence in the queue with which the session would have waited instead; empty if it would not have
             waited, or knows its sequence already.
         has_returned: Whether the session was or is on the replica before. It is not known of a session that has waited.
+        has_moved: Whether it is a lease that another router had until now.
     """
 
     key: str
@@ -225,6 +226,7 @@ class Grant:
     is_spare: bool = False
     sequence: str = ""
     has_returned: bool = False
+    has_moved: bool = False
 
 
 @dataclass(frozen=True, slots=True)

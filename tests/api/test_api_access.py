@@ -131,6 +131,7 @@ async def test_a_client_that_calls_too_often_is_refused(
     assert (await admin.get("/status")).status_code == 200
 
 
+TWICE = b'{"url": "http://127.0.0.9:1", "instance": "abcdefgh", "labels": {"b": "1", "b": "2"}}'
 BROKEN: list[tuple[dict[str, Any], int]] = [
     ({"content": b"{"}, 400),
     ({"content": b"[]"}, 400),
@@ -147,6 +148,7 @@ BROKEN: list[tuple[dict[str, Any], int]] = [
     ({"content": b'{"exclude": ["http://a b"]}'}, 400),
     ({"content": b" " * 70_000}, 413),
     ({"content": b"{}", "headers": {"Content-Type": "text/plain"}}, 415),
+    ({"content": b'{"request_id": "a", "request_id": "b"}'}, 400),
     ({"params": {"pool": "x"}, "content": b"{}"}, 404),
     ({"params": {"nothing": "x"}, "content": b"{}"}, 400),
     ({"params": [("pool", ""), ("pool", "")], "content": b"{}"}, 400),
@@ -154,13 +156,17 @@ BROKEN: list[tuple[dict[str, Any], int]] = [
 
 
 async def test_malformed_calls_get_problems(start_with_admin: StartRouter, admin_of: AdminOf, backend: Backend) -> None:
-    admin = admin_of(await start_with_admin(backend.url, admin_access="lease"))
+    admin = admin_of(await start_with_admin(backend.url, admin_access="operate"))
     for broken, status in BROKEN:
         request = {"headers": {"Content-Type": "application/json"}, **broken}
         answer = await admin.post("/v1/leases", **request)
         assert answer.status_code == status, (broken, answer.text)
         assert answer.headers["content-type"] == "application/problem+json"
         assert answer.json()["remedy"]
+    long = (await admin.post("/v1/leases", json={"z" * 60_000: 1})).json()
+    assert (len(long["field"]), long["remedy"]) == (64, "remove it, or correct its name; /docs describes each call")
+    twice = (await admin.put("/v1/announcements/a", content=TWICE, headers={"Content-Type": "application/json"})).json()
+    assert (twice["field"], twice["remedy"]) == ("b", "send it once")
     wrong = await admin.put("/v1/leases")
     assert (wrong.status_code, wrong.headers["allow"]) == (405, "POST")
     assert (await admin.get("/v1/elsewhere")).status_code == 404

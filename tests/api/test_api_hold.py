@@ -86,6 +86,7 @@ async def test_a_connection_holds_a_lease(start_with_admin: StartRouter, admin_o
             assert (other.answer.status_code, other.answer.json()["code"]) == (503, "saturated")
         renewed = await admin.post(f"/v1/leases/{lease['id']}/renew")
         assert (renewed.status_code, renewed.json()["ttl_seconds"]) == (200, None)
+        await until(lambda: is_count(admin, 1), "the lease counts")
     await until(lambda: is_count(admin, 0), "the slot is free after the grace")
     async with held(admin, request_id="a", resume=True) as hold:
         assert (hold.answer.status_code, hold.answer.json()["code"]) == (410, "ended")

@@ -137,6 +137,8 @@ async def test_in_a_panic_unhealthy_replicas_are_degraded(
         b'{"resource_names": ["a"], "version_info": 1}',
         b"[" * 60_000,
         b'{"resource_names": [' + b'"a",' * 100 + b'"a"]}',
+        b'{"resource_names": ["\\ud800"]}',
+        b'{"resource_names": ["\\ud83d"], "version_info": "\\udc00"}',
         b"\xff",
     ],
 )

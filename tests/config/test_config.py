@@ -20,6 +20,8 @@ from tests.tools.config_reference import docstring
 
 INF, NAN = math.inf, math.nan
 A, B = "http://a:8000", "http://b:8000"
+DNS = {"kind": "dns", "name": "a", "host": "h", "port": 1}
+KUBERNETES = {"kind": "kubernetes", "name": "a", "service": "s", "port": 1}
 
 THE_ORIGINALS: dict[str, Any] = {
     "host": "0.0.0.0",
@@ -333,6 +335,13 @@ def test_words_are_clean_text(name: str, value: object) -> None:
         (
             {"discovery": [{"kind": "dns", "name": "a", "host": "h", "port": "http"}]},
             "discovery[0].port: must be a number from 1 to 65535, got 'http'",
+        ),
+        ({"discovery": [KUBERNETES | {"server": "https://[::1"}]}, "discovery[0].server: 'https://[::1' is not a url"),
+        ({"discovery": [KUBERNETES | {"server": "https://a:99999"}]}, "discovery[0].server: 99999 is not a valid port"),
+        ({"discovery": [KUBERNETES | {"server": "https://b@a"}]}, "discovery[0].server: contains credentials; remove"),
+        (
+            {"discovery": [DNS | {"nameservers": ["127.0.0.1:99999"]}]},
+            "discovery[0].nameservers: '127.0.0.1:99999' is no address; write",
         ),
         (
             {"discovery": [{"kind": "dns", "name": "a b", "host": "h", "port": 1}]},

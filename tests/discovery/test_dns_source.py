@@ -116,6 +116,13 @@ async def test_an_srv_target_without_address_makes_the_answer_partial(names: Dns
     assert answer.is_partial
 
 
+async def test_an_srv_record_without_a_port_is_a_failure(names: DnsServer) -> None:
+    names.records = {(NAME, "SRV"): ["0 0 0 a.example.", "0 0 8002 a.example."], ("a.example", "A"): ["127.0.0.1"]}
+    answer = await ask(names, record="srv", port=None)
+    assert "0 is not a valid port" in answer.failure
+    assert not answer.found
+
+
 async def test_a_dead_dns_server_is_a_failure(names: DnsServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("shared_registry.discovery.dns.LOOKUP_SECONDS", 0.5)
     given = {"kind": "dns", "name": "pods", "host": NAME, "port": 1, "nameservers": ["127.0.0.1:9"]}

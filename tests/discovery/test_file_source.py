@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from shared_registry.config.discovery_rules import DiscoveryRule
 from shared_registry.discovery import SourceAnswer
 from shared_registry.discovery.file import MOST_BYTES, FileSource
 from shared_registry.model import ReplicaEndpoint
+from tests.support.descriptors import out_of_descriptors
 
 GOOD = "- {url: http://127.0.0.1:8000, capacity: 2, primary: true}\n- http://127.0.0.2:8000\n"
 
@@ -115,3 +117,40 @@ async def test_a_file_is_not_read_while_it_is_written(tmp_path: Path) -> None:
             assert len((await anext(answers)).found) == 2
         while len((await anext(answers)).found) != 27:
             pass
+
+
+async def test_a_read_that_hangs_is_a_failure_until_it_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shared_registry.discovery.file.READ_SECONDS", 0.1)
+    path, pipe = tmp_path / "replicas.yaml", tmp_path / "pipe"
+    path.write_text(GOOD)
+    async with asked(path) as answers, asyncio.timeout(30):
+        assert len((await anext(answers)).found) == 2
+        os.mkfifo(pipe)
+        pipe.replace(path)  # opening it hangs until somebody writes
+        while not (answer := await anext(answers)).failure:
+            assert len(answer.found) == 2
+        threads = thread_count()
+        for _ in range(5):
+            assert "does not respond" in (await anext(answers)).failure
+        assert thread_count() <= threads
+        await asyncio.to_thread(path.write_text, "- http://127.0.0.3:8000\n")
+        while len((answer := await anext(answers)).found) != 1:
+            assert "does not respond" in answer.failure
+
+
+async def test_a_file_that_cannot_be_opened_is_opened_again(tmp_path: Path) -> None:
+    path = tmp_path / "replicas.yaml"
+    path.write_text(GOOD)
+    async with asked(path) as answers, asyncio.timeout(30):
+        with out_of_descriptors():
+            answer = await anext(answers)
+        assert "Too many open files" in answer.failure
+        while not (answer := await anext(answers)).found:
+            assert answer.failure
+        with out_of_descriptors():
+            assert (await anext(answers)).found  # it has not changed, so nothing is opened
+
+
+def thread_count() -> int:
+    """Return how many threads this process has, also those that Python does not list."""
+    return len(list(Path("/proc/self/task").iterdir()))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
@@ -180,7 +181,7 @@ async def test_a_renewed_token_is_used(api: KubernetesApi, ask: Callable[..., An
     await answer_with(answers, has(A, B))
 
 
-@pytest.mark.parametrize("status", [403, 429, 500, 503])
+@pytest.mark.parametrize("status", [410, 403, 429, 500, 503])
 async def test_a_server_that_refuses_is_a_failure(api: KubernetesApi, ask: Callable[..., Answers], status: int) -> None:
     api.refuses = status
     assert str(status) in (await anext(ask())).failure
@@ -191,6 +192,66 @@ async def test_a_list_that_is_cut_off_is_a_failure(api: KubernetesApi, ask: Call
     answer = await anext(ask())
     assert answer.failure
     assert not answer.found
+
+
+def listed(**slice_parts: Any) -> bytes:
+    item = {"metadata": {"name": "a", "resourceVersion": "1"}, "addressType": "IPv4", **slice_parts}
+    one = {"ports": [{"name": "http", "port": 8000}], "endpoints": [{"addresses": [A]}], **item}
+    return json.dumps({"metadata": {"resourceVersion": "1"}, "items": [one]}).encode()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        listed(endpoints=[{"addresses": []}]),
+        listed(endpoints=[{"addresses": None}]),
+        listed(endpoints=[{"addresses": ["fe80::1%eth0"]}], addressType="IPv6"),
+        listed(endpoints=[{"addresses": [A], "hostname": {"a": 1}}]),
+        listed(ports=[{"name": "http", "port": 99_999}]),
+        listed(ports=[{"name": "http", "port": -1}]),
+        listed(ports=[{"name": "http", "port": float("inf")}]),
+        b"[" * 100_000,
+        b"{",
+        b"null",
+        b"<html>",
+        b"\xff",
+    ],
+)
+async def test_an_answer_that_makes_no_sense_is_a_failure(
+    api: KubernetesApi, ask: Callable[..., Answers], text: bytes
+) -> None:
+    api.says = text
+    answers = ask()
+    answer = await anext(answers)
+    assert "cannot be read" in answer.failure
+    assert not answer.found
+    api.says = b""
+    await answer_with(answers, has(A, B))
+
+
+async def test_a_watch_that_makes_no_sense_is_a_failure(api: KubernetesApi, ask: Callable[..., Answers]) -> None:
+    answers = ask()
+    await answer_with(answers, has(A, B))
+    await api.put("replicas-abc", {"addresses": []})
+    assert "cannot be read" in (await answer_with(answers, lambda one: one.failure)).failure
+
+
+@pytest.mark.parametrize("text", ["first\nhunter2", "hunter2\x00", "hunter2 é", "", "\n"])
+async def test_what_is_no_token_is_not_shown(
+    api: KubernetesApi, ask: Callable[..., Answers], tmp_path: Path, text: str
+) -> None:
+    (tmp_path / "token").write_text(text)
+    failure = (await anext(ask())).failure
+    assert "token_file" in failure
+    assert "hunter2" not in failure
+
+
+async def test_a_list_without_end_is_a_failure(
+    api: KubernetesApi, ask: Callable[..., Answers], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("shared_registry.discovery.kubernetes.LIST_SECONDS", 0.3)
+    api.says = json.dumps({"metadata": {"resourceVersion": "1", "continue": "0"}, "items": []}).encode()
+    assert "0.3 s" in (await anext(ask())).failure
 
 
 async def test_a_service_without_slices_is_a_failure(api: KubernetesApi, ask: Callable[..., Answers]) -> None:

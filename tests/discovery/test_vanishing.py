@@ -60,3 +60,14 @@ def test_one_of_few_may_go() -> None:
     vanishing.judge(["a"], [], 2.0)
     assert vanishing.judge(["a"], [], 3.0) == []
     assert vanishing.held == {"a"}
+
+
+def test_a_long_absence_in_few_answers_counts_as_unconfirmed() -> None:
+    vanishing = Vanishing(60.0)
+    four = TEN[:4]
+    assert vanishing.judge(four, four[2:], 0.0) == []
+    assert vanishing.judge(four, four[1:], 100.0) == ["r0"]
+    vanishing.went(["r0"], 100.0)
+    assert vanishing.judge(four[1:], four[2:], 101.0) == []
+    assert vanishing.judge(four[1:], four[2:], 102.0) == []
+    assert vanishing.held == {"r1"}

@@ -68,7 +68,41 @@ async def test_the_same_id_finds_the_same_lease(space: Space, server: EmbeddedSe
         assert one.lease_count == 0
         assert in_flight(space) == 1
         await two.movable_leases.release(second)
-        assert in_flight(space) == 0
+        await until(lambda: in_flight(space) == 0, "the slot is free")
+
+
+async def test_a_lease_that_has_moved_ends_at_its_former_router(space: Space, server: EmbeddedServer) -> None:
+    slow = {"heartbeat_seconds": 30.0, "router_expiry_seconds": 100.0}  # it does not learn by itself of the move
+    async with registry(space, server, **slow) as one, registry(space, server) as two:
+        first, second = await acquired(one), await acquired(two)
+        assert not first.changed.is_set()
+        again = await one.movable_leases.find(an_id())
+        assert again is not None
+        await one.movable_leases.release(again)
+        assert await one.movable_leases.find(an_id()) is None
+        await until(second.changed.is_set, "the other router learns that the lease has moved")
+    assert (one.lease_count, two.lease_count) == (0, 0)
+
+
+async def test_a_lease_ended_elsewhere_is_not_put_back(space: Space, server: EmbeddedServer) -> None:
+    async with registry(space, server) as one, registry(space, server) as two:
+        first, second = await acquired(one), await acquired(two)
+        one.movable_leases.expect(first, 600.0)
+        await two.movable_leases.release(second)
+        await until(first.changed.is_set, "the first router learns that its lease has ended")
+        await until(lambda: in_flight(space) == 0, "the slot is free")
+        assert (one.lease_count, two.lease_count) == (0, 0)
+
+
+async def test_an_id_may_be_used_again_before_its_slot_is_free(space: Space, server: EmbeddedServer) -> None:
+    async with registry(space, server) as one, registry(space, server) as two:
+        first, second = await acquired(one), await acquired(two)
+        await two.movable_leases.release(second)
+        third = await acquired(two)
+        two.movable_leases.take(third)
+        await until(first.changed.is_set, "the first router learns that its lease has moved")
+        assert (third.changed.is_set(), in_flight(space), two.lease_count) == (False, 1, 1)
+        assert await two.movable_leases.find(an_id()) is third
 
 
 async def test_a_lease_ends_at_its_deadline(space: Space, server: EmbeddedServer) -> None:

@@ -33,6 +33,7 @@ class KubernetesApi:
     Attributes:
         token: The token that requests must have.
         refuses: A status with which all requests are refused; 0 for none.
+        says: What a list answers instead of what there is, if it is not empty.
         breaks: Whether a list is cut off in the middle.
         chunk_bytes: The size of the chunks of a watch.
         requests: The paths and queries of all requests.
@@ -42,6 +43,7 @@ class KubernetesApi:
     def __init__(self) -> None:
         self.token = "first"
         self.refuses = 0
+        self.says = b""
         self.breaks = False
         self.chunk_bytes = 7
         self.requests: list[tuple[str, dict[str, str]]] = []
@@ -153,6 +155,8 @@ class KubernetesApi:
     def _list(self, writer: asyncio.StreamWriter, query: dict[str, str]) -> bool:
         chosen, begin = self._chosen(query), int(query.get("continue") or 0)
         limit = int(query.get("limit") or 500)
+        if self.says:
+            return self._send_bytes(writer, 200, self.says)
         metadata: Json = {"resourceVersion": str(self._version)}
         if begin + limit < len(chosen):
             metadata |= {"continue": str(begin + limit), "remainingItemCount": len(chosen) - begin - limit}
@@ -165,7 +169,9 @@ class KubernetesApi:
         return self._send(writer, 200, page)
 
     def _send(self, writer: asyncio.StreamWriter, status: int, body: Json) -> bool:
-        content = json.dumps(body).encode()
+        return self._send_bytes(writer, status, json.dumps(body).encode())
+
+    def _send_bytes(self, writer: asyncio.StreamWriter, status: int, content: bytes) -> bool:
         head = f"HTTP/1.1 {status} X\r\nContent-Type: application/json\r\nContent-Length: {len(content)}\r\n\r\n"
         writer.write(head.encode() + (content[: len(content) // 2] if self.breaks else content))
         return not self.breaks
