@@ -83,7 +83,8 @@ class Clients:
                     self.outcomes.served.append((time.monotonic(), router))
                     await self._last()
                     await session.send(END)
-                    await asyncio.wait_for(session.recv(), SECONDS)
+                    async with asyncio.timeout(SECONDS):
+                        await session.recv()
             except (ConnectionClosed, InvalidHandshake, OSError, PermissionError) as error:
                 found = self.outcomes.broken if is_served else self.outcomes.refused
                 found.append((time.monotonic(), f"router {router}: {error}"))
@@ -93,7 +94,8 @@ class Clients:
         self.waiting += 1
         try:
             while True:
-                message = str(await asyncio.wait_for(session.recv(), SECONDS))
+                async with asyncio.timeout(SECONDS):
+                    message = str(await session.recv())
                 if not message.startswith("{"):
                     return
                 frame = json.loads(message)
@@ -104,4 +106,5 @@ class Clients:
 
     async def _last(self) -> None:
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._ending.wait(), self._rng.expovariate(1 / self._lasting_seconds))
+            async with asyncio.timeout(self._rng.expovariate(1 / self._lasting_seconds)):
+                await self._ending.wait()
