@@ -16,7 +16,9 @@ async def test_results_are_reported_in_bounded_batches_one_at_a_time(clock: Fake
     cluster.latency = 0.3
     async with leading(clock, cluster, concurrency=2000) as leader:
         await clock.advance(0.94)
-        assert [len(sent.results) for sent in cluster.sent] == [RESULTS_AT_ONCE] * 3
+        first, *later = [len(sent.results) for sent in cluster.sent]
+        assert 1 < first <= RESULTS_AT_ONCE, "those of the probes that began together"
+        assert later == [RESULTS_AT_ONCE] * 2
         assert [sent.at for sent in cluster.sent] == pytest.approx([0.05, 0.35, 0.65], abs=0.02)
         await clock.advance(10)
         assert [sent.batch for sent in cluster.sent] == list(range(1, len(cluster.sent) + 1))
