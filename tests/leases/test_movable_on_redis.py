@@ -94,7 +94,7 @@ async def test_a_lease_ended_elsewhere_is_not_put_back(space: Space, server: Emb
         assert (one.lease_count, two.lease_count) == (0, 0)
 
 
-async def test_an_id_may_be_used_again_before_its_slot_is_free(space: Space, server: EmbeddedServer) -> None:
+async def test_an_id_is_usable_before_its_slot_is_free(space: Space, server: EmbeddedServer) -> None:
     async with registry(space, server) as one, registry(space, server) as two:
         first, second = await acquired(one), await acquired(two)
         await two.movable_leases.release(second)
