@@ -37,6 +37,7 @@ class AnnouncementMemory:
 
     holders: dict[str, Holder]
     heartbeat_at_ms: float
+    resumed_at: float
 
 
 class AnnouncementWatch:
@@ -59,18 +60,20 @@ class AnnouncementWatch:
         self._expired: set[tuple[str, str]] = set()
         self._heartbeat_at_ms = self._resumed_at = self._back_at = self._cut_at = float("-inf")
         self._loads: dict[str, int] = {}
-        self._listed = 0
+        self._listed_at: dict[str, float] = {}
         self._is_back = False
 
     def memory(self) -> AnnouncementMemory:
         """Return what a copy of the data made now would know."""
-        return AnnouncementMemory(dict(self._holders), self._heartbeat_at_ms)
+        return AnnouncementMemory(dict(self._holders), self._heartbeat_at_ms, self._resumed_at)
 
     def go_back(self, memory: AnnouncementMemory | None) -> None:
         """Forget what a copy of the data does not know; with `None`, everything."""
         self._holders = {} if memory is None else dict(memory.holders)
         self._heartbeat_at_ms = float("-inf") if memory is None else memory.heartbeat_at_ms
+        self._resumed_at = float("-inf") if memory is None else memory.resumed_at
         self._is_back = True
+        self._listed_at = {}
         self._loads = {}
 
     def step(self, seconds: float) -> None:
@@ -95,7 +98,13 @@ class AnnouncementWatch:
                     self._holders[url] = Holder(instance, self._now())
         elif name in ("withdraw_replica", "deregister_replica") and status in ("removed", "draining"):
             self._holders.pop(args[0], None)
-        self._listed = len(self._scores(self._keys.announced))
+        listed = self._scores(self._keys.announced)
+        if listed.keys() != self._listed_at.keys():
+            self._listed_at = {url: self._listed_at.get(url, self._now()) for url in listed}
+        if name == "restore_view":  # a later view may know a later state of what another one has put back
+            now_ms = self._keyspace.now_ms()
+            renewed = [url for url in listed if float(self._replica(url).get("last_heartbeat_at_ms", 0)) >= now_ms - 1]
+            self._listed_at.update(dict.fromkeys(renewed, self._now()))
         self._compare_loads(name)
 
     def _now(self) -> float:
@@ -125,7 +134,7 @@ class AnnouncementWatch:
         if self._is_back:  # the first heartbeat that can see that the clock or the data went back
             self._back_at, self._is_back = now, False
         silent = [one for one in self._holders.values() if self._silence(one) >= TTL_SECONDS / 2 + MARGIN_SECONDS]
-        are_many = len(silent) > FEW_SILENT and len(silent) > max(self._listed, len(self._holders)) / 2
+        are_many = len(silent) > FEW_SILENT and len(silent) > max(len(self._listed_at), len(self._holders)) / 2
         for url in self._scores(self._keys.departing):
             self._judge_expiry(url, are_many=are_many)
         due_ms = self._keyspace.now_ms() + TTL_SECONDS * 500
@@ -163,7 +172,9 @@ class AnnouncementWatch:
             found, holder = self._replica(url), self._holders.get(url)
             if found.get("admin") == "removed" or found.get("removes_when_drained") == "1":
                 continue
-            since = max(holder.beat_at if holder else float("-inf"), self._resumed_at, self._back_at)
+            beat_at = holder.beat_at if holder else float("-inf")
+            # What a router has put back after a loss has one time to live from then on.
+            since = max(beat_at, self._resumed_at, self._back_at, self._listed_at.get(url, float("-inf")))
             if now - since > TTL_SECONDS + MARGIN_SECONDS:
                 self.problems.append(f"{url} is in service {now - since:.2f} s after its last heartbeat")
 
