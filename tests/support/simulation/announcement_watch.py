@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -121,8 +122,8 @@ class AnnouncementWatch:
     def _judge_holder(self, url: str, instance: str) -> None:
         """An address belongs to one instance while that one sends heartbeats."""
         before = self._holders.get(url)
-        if before is not None and before.instance != instance and self._now() < before.beat_at + TTL_SECONDS:
-            silent = self._now() - before.beat_at
+        silent = math.inf if before is None else self._now() - before.beat_at
+        if before is not None and before.instance != instance and silent < TTL_SECONDS - MARGIN_SECONDS:
             self.problems.append(f"{url} was given to {instance} {silent:.2f} s after a heartbeat of {before.instance}")
 
     def _note_heartbeat(self, *, is_partial: bool) -> None:
