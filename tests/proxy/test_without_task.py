@@ -173,20 +173,19 @@ async def test_a_busy_replica_passes_the_request_on(front: StartFront, status: i
         await nothing_stays(one.router)
 
 
-async def test_a_silent_replica_is_given_up(front: StartFront) -> None:
-    one = await front(never, response_timeout_seconds=1.0)
+@pytest.mark.parametrize(
+    ("setting", "code", "outcome"),
+    [
+        ("response_timeout_seconds", b"worker_failed", "replica_failed"),
+        ("total_timeout_seconds", b"request_timeout", "timeout"),
+    ],
+)
+async def test_a_silent_replica_is_given_up(front: StartFront, setting: str, code: bytes, outcome: str) -> None:
+    one = await front(never, **{setting: 0.5})
     await one.client.send(GET % b"never")
     status, _, body = await one.client.response()
-    assert (status, b"worker_failed" in body) == (504, True)
-    await until(lambda: one.ended("replica_failed") == 1)
-
-
-async def test_the_whole_time_is_limited(front: StartFront) -> None:
-    one = await front(never, total_timeout_seconds=0.5)
-    await one.client.send(GET % b"never")
-    status, _, body = await one.client.response()
-    assert (status, b"request_timeout" in body) == (504, True)
-    await until(lambda: one.ended("timeout") == 1)
+    assert (status, code in body) == (504, True)
+    await until(lambda: one.ended(outcome) == 1)
 
 
 async def test_a_router_that_stops_ends_it(front: StartFront) -> None:

@@ -41,23 +41,16 @@ class Stack:
 
     def __call__(self, *words: str, seconds: float = SECONDS) -> str:
         """Run a compose command and return what it printed."""
-        done = subprocess.run(
-            [*self._words, *words],
-            cwd=ROOT,
-            env=self._environment,
-            capture_output=True,
-            text=True,
-            timeout=seconds,
-            check=False,
-        )
-        assert done.returncode == 0, f"{words}: {done.stdout[-3000:]}{done.stderr[-3000:]}"
-        return done.stdout
+        return self._run([*self._words, *words], seconds)
 
     def shell(self, line: str, seconds: float = SECONDS) -> str:
         """Run a line that a page shows on a terminal, and return what it printed; v1 of compose has another name."""
         line = line.replace("docker compose", shlex.join(self._words))
+        return self._run(["script", "--quiet", "--return", "--command", line, "/dev/null"], seconds)
+
+    def _run(self, words: list[str], seconds: float) -> str:
         done = subprocess.run(
-            ["script", "--quiet", "--return", "--command", line, "/dev/null"],
+            words,
             cwd=ROOT,
             env=self._environment,
             stdin=subprocess.DEVNULL,
@@ -66,7 +59,7 @@ class Stack:
             timeout=seconds,
             check=False,
         )
-        assert done.returncode == 0, f"{line}: {done.stdout[-3000:]}"
+        assert done.returncode == 0, f"{words}: {done.stdout[-3000:]}{done.stderr[-3000:]}"
         return done.stdout
 
     def docker(self, verb: str, service: str) -> None:
