@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import os
 import random
 import signal
@@ -46,17 +47,16 @@ class JoinedChaos:
     """Router processes, pods, and what happens to them.
 
     Attributes:
-        alive: The pods that run.
-        dead: Addresses of pods that were killed for good.
+        alive: The pods that run, and the name of each one's instance.
         steps: What was done.
     """
 
     def __init__(self, server: EmbeddedServer, directory: Path, rng: random.Random) -> None:
         self._server, self._directory, self._rng = server, directory, rng
         self.routers: list[RouterProcess] = []
-        self.alive: list[Pod] = []
-        self.dead: set[str] = set()
+        self.alive: dict[Pod, str] = {}
         self.steps: list[str] = []
+        self._numbers = itertools.count()
         self.proxy: FaultyProxy
         self.make: Callable[..., Pod]
 
@@ -77,9 +77,10 @@ class JoinedChaos:
 
     async def start_pod(self, port: int | None = None) -> None:
         pod = self.make() if port is None else self.make(port=port)
-        await pod.start()
+        owner = f"pod-{next(self._numbers)}"
+        await pod.start("--owner", owner)
         await pod.child()
-        self.alive.append(pod)
+        self.alive[pod] = owner
 
     async def step(self) -> None:
         """Do one thing; some of them take a while."""
@@ -88,7 +89,9 @@ class JoinedChaos:
         await getattr(self, name)()
 
     def _taken(self) -> Pod:
-        return self.alive.pop(self._rng.randrange(len(self.alive)))
+        pod = self._rng.choice(list(self.alive))
+        del self.alive[pod]
+        return pod
 
     async def do_kill_router(self) -> None:
         self.routers.pop(self._rng.randrange(ROUTERS)).kill()
@@ -105,7 +108,6 @@ class JoinedChaos:
         pod = self._taken()
         os.killpg(pod.process.pid, signal.SIGKILL)
         await pod.clean_up()
-        self.dead.add(pod.url)
         await self.start_pod()
 
     async def do_kill_and_restart_pod(self) -> None:
@@ -119,11 +121,10 @@ class JoinedChaos:
         pod = self._taken()
         pod.process.terminate()
         await pod.end()
-        self.dead.add(pod.url)
         await self.start_pod()
 
     async def do_pause_program_of_pod(self) -> None:
-        pod = self._rng.choice(self.alive)
+        pod = self._rng.choice(list(self.alive))
         os.kill(pod.process.pid, signal.SIGSTOP)
         await asyncio.sleep(self._rng.choice([1.0, TTL + 2]))
         os.kill(pod.process.pid, signal.SIGCONT)
@@ -158,9 +159,16 @@ async def joined(server: EmbeddedServer, directory: Path, seed: int) -> AsyncIte
                 router.kill()
 
 
-def shown(registry: SharedReplicaRegistry) -> dict[str, bool]:
-    """Return whether each replica is healthy and takes sessions."""
-    return {one.key: one.is_healthy and one.admin is AdminState.ACTIVE for one in registry.all()}
+def shown(registry: SharedReplicaRegistry) -> dict[str, str]:
+    """Return who holds each replica, as long as it is healthy and takes sessions.
+
+    At the address of a pod that was killed the next one serves already, and probes reach it. Still the replica belongs
+    to the first instance until its time is over, and expires then.
+    """
+    return {
+        one.key: one.record.owner if one.is_healthy and one.admin is AdminState.ACTIVE else "nobody"
+        for one in registry.all()
+    }
 
 
 @takes_long
@@ -178,7 +186,7 @@ async def test_all_that_live_are_listed_and_all_others_gone(
     ):
 
         def is_well() -> bool:
-            return shown(registry) == {pod.url: True for pod in chaos.alive}
+            return shown(registry) == {pod.url: owner for pod, owner in chaos.alive.items()}
 
         try:
             await until(is_well, "all pods are healthy", PATIENCE)
