@@ -255,6 +255,7 @@ class Router:
         return None
 
     async def _answer_page(self, exchange: Exchange, page: bytes) -> None:
+        exchange.traffic = None
         if exchange.record is not None:
             exchange.record.place = "page"
         exchange.answer(await self._pages.answer(page, exchange.method, is_websocket=exchange.is_handshake))
