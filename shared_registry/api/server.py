@@ -73,7 +73,7 @@ class AdminServer:
                 ssl_context_factory=(lambda *_: tls.context) if tls else None,
             )
         )
-        works = [metrics.run(), live.run()]
+        works = [live.run()]
         if self._tokens.has_files:
             works.append(self._tokens.follow())
         if tls:

@@ -19,7 +19,6 @@ from shared_registry.telemetry.collector import OneMetric, Samples
 from shared_registry.telemetry.families import OF_POOL, OF_REPLICA, OF_REPLICA_COUNTS, OF_ROUTER
 from shared_registry.telemetry.fleet import CountsByReplica, Fleet
 from shared_registry.telemetry.happened import Happened
-from shared_registry.telemetry.loop_lag import LoopLag
 from shared_registry.telemetry.served import put_traffic
 from shared_registry.telemetry.view import put_discovery, put_fleet, put_view
 from shared_registry.telemetry.work import put_work
@@ -42,7 +41,6 @@ class MetricsPage:
             router: The router.
         """
         self._router = router
-        self._lag = LoopLag()
         self._process = CollectorRegistry()  # of its own: several routers may run in one process
         ProcessCollector(registry=self._process)
         self._figures = {
@@ -55,10 +53,6 @@ class MetricsPage:
         self._page = Remembered(
             self._render, seconds=min(pool.config.refresh_seconds for pool in router.pools.values())
         )
-
-    async def run(self) -> None:
-        """Measure the lag of the event loop until cancelled."""
-        await self._lag.run()
 
     async def render(self) -> Sequence[bytes]:
         """Return the page, in pieces. It may be as old as `refresh_seconds`."""
@@ -86,7 +80,7 @@ class MetricsPage:
     def _put_router(self, samples: Samples) -> None:
         samples.put("sr_build_info", 1, __version__)
         samples.put("sr_clients", len(self._router.site.clients))
-        samples.put_distribution("sr_event_loop_lag_seconds", self._lag.lags)
+        samples.put_distribution("sr_event_loop_lag_seconds", self._router.lags)
         for kind, count in self._router.site.refusals.counts.items():
             status, _, error = kind.rpartition(" ") if kind.startswith("WebSocket") else kind.partition(" ")
             samples.put("sr_refusals_total", count, status, error)
