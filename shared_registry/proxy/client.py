@@ -228,7 +228,9 @@ class ClientConnection(asyncio.Protocol):
             raise _Unacceptable
         method, version = parser.get_method().decode("ascii"), parser.get_http_version()
         try:
-            head = (known_head if unread <= LONGEST_KNOWN else RequestHead)(tuple(self._fields), version)
+            # The heads of handshakes are not remembered: each has another key.
+            is_usual = unread <= LONGEST_KNOWN and not parser.should_upgrade()
+            head = (known_head if is_usual else RequestHead)(tuple(self._fields), version)
             fields: Headers = head.fields
             if method != "CONNECT":
                 self._target, fields = origin_form(self._target, fields)
