@@ -19,8 +19,8 @@
 -- absent replica these are the fields that every event must carry.
 --
 -- An announced replica gets one time to live in which its instance may send a heartbeat. What an operator said of a
--- replica that comes and goes belongs to its name, or to its url if it has none. So it passes on to another instance that
--- has that since the loss, unless an operator said something later.
+-- replica that comes and goes belongs to its name, or to its url if it has none. So it passes on to another instance
+-- that has that since the loss, unless an operator said something later.
 --
 -- KEYS    meta replicas removed announced departing routers names events queue settling ready_primary ready_secondary
 --         full spare_primary spare_secondary spare_answered replica_prefix leases_prefix affinity_prefix several_prefix
@@ -202,8 +202,8 @@ local function said_at(fields)
   return tonumber(fields.admin_by_at_ms or '')
 end
 
--- Returns the url, key and fields of the replica that has the name of this one, or its url if it has no name, and came in
--- the same way since the loss; nil if there is none in service.
+-- Returns the url, key and fields of the replica that has the name of this one, or its url if it has no name, and came
+-- in the same way since the loss; nil if there is none in service.
 local function successor(known, url)
   local name = known.name or ''
   url = name ~= '' and redis.call('HGET', keys.names, name) or url
