@@ -408,8 +408,7 @@ class ClientConnection(asyncio.Protocol):
         """
         transport = cast("asyncio.Transport", self._transport)
         transport.set_protocol(protocol)
-        early = bytes(self._early)
-        self._early.clear()
+        early, self._early = self._early, b""
         return transport, early
 
     # Inside
@@ -476,7 +475,7 @@ class ClientConnection(asyncio.Protocol):
         exchange = cast("Exchange", self._incoming)
         self._incoming = self._parser = None
         self._target, self._fields = b"", []
-        self._early = bytearray()
+        self._early = b""
         self._keep_early(data)
         self._queue.append(exchange)
 
