@@ -16,9 +16,9 @@ from shared_registry.proxy.remembered import Remembered
 from shared_registry.store.figure_reader import Figures
 from shared_registry.telemetry import exposition
 from shared_registry.telemetry.collector import OneMetric, Samples
+from shared_registry.telemetry.counting import Counting
 from shared_registry.telemetry.families import OF_POOL, OF_REPLICA, OF_REPLICA_COUNTS, OF_ROUTER
 from shared_registry.telemetry.fleet import CountsByReplica, Fleet
-from shared_registry.telemetry.happened import Happened
 from shared_registry.telemetry.served import put_traffic
 from shared_registry.telemetry.view import put_discovery, put_fleet, put_view
 from shared_registry.telemetry.work import put_work
@@ -34,22 +34,21 @@ class MetricsPage:
     Redis is read at most once per `refresh_seconds`. While it is away, the page shows this router's view, with its age.
     """
 
-    def __init__(self, router: Router) -> None:
+    def __init__(self, router: Router, counting: Counting) -> None:
         """Set up; nothing is read before `render()`.
 
         Args:
             router: The router.
+            counting: What has been counted since its start.
         """
         self._router = router
+        self._counting = counting
         self._process = CollectorRegistry()  # of its own: several routers may run in one process
         ProcessCollector(registry=self._process)
         self._figures = {
             name: Remembered(pool.registry.figures, seconds=pool.config.refresh_seconds)
             for name, pool in router.pools.items()
         }
-        self._happened = {name: Happened() for name in router.pools}
-        for name, pool in router.pools.items():
-            pool.registry.subscribe(self._happened[name].listen, with_sessions=False)
         self._page = Remembered(
             self._render, seconds=min(pool.config.refresh_seconds for pool in router.pools.values())
         )
@@ -91,7 +90,7 @@ class MetricsPage:
         await fleet.count()
         put_view(samples, pool)
         put_discovery(samples, pool)
-        self._happened[pool.name].put(samples, pool.name)
+        self._counting.happened[pool.name].put(samples, pool.name)
         put_work(samples, pool)
         put_traffic(samples, pool.traffic, pool.name)
         put_fleet(samples, fleet, pool.name)
@@ -113,4 +112,4 @@ class MetricsPage:
 
     def _counts(self, pool: Pool) -> Sequence[CountsByReplica]:
         """Return the counts by replica, in the order of `OF_REPLICA_COUNTS`."""
-        return [dict(self._happened[pool.name].transitions), dict(pool.traffic.failures)]
+        return [dict(self._counting.happened[pool.name].transitions), dict(pool.traffic.failures)]
