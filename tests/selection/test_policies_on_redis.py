@@ -183,7 +183,7 @@ async def test_only_the_leader_declares_panic_and_only_changes(space: Space) -> 
     ]
 
 
-async def test_large_work_of_policies_is_put_off_while_the_router_runs(routers: Routers) -> None:
+async def test_a_running_router_puts_large_work_of_policies_off(routers: Routers) -> None:
     pieces = iter(range(3))
     async with routers.running(policy="hash") as registry:
         later = registry._view.selection.later
