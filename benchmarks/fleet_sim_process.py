@@ -1,8 +1,8 @@
 """A process of several routers, each a `SharedReplicaRegistry` with sessions, for `fleet_sim`.
 
 Its settings come as the first line: `config` (of `RouterConfig`), `routers` (how many), `sessions` (how many begin and
-end a second at each router), `counts` (numbers of healthy replicas to wait for), and `together`, if the routers start
-at once. Probes are not its work.
+end a second at each router), `counts` (numbers of healthy replicas to wait for), `replicas` (urls in their configs),
+and `together`, if the routers start at once. Probes are not its work.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import time
 from collections.abc import Iterator
 
 from benchmarks.processes import Answer, parent_input, serve, until, write_answer
-from shared_registry import RegistryError, RouterConfig, SharedReplicaRegistry
+from shared_registry import RegistryError, ReplicaEndpoint, RouterConfig, SharedReplicaRegistry
 from shared_registry.aio.garbage import rare_collections
 
 WATCH_SECONDS = 0.002
@@ -70,7 +70,8 @@ async def main() -> None:
     lines = await parent_input()
     settings = json.loads(await lines.readline())
     before = resident_bytes()
-    config = RouterConfig(**settings["config"])
+    replicas = [ReplicaEndpoint(url) for url in settings.get("replicas", ())]
+    config = RouterConfig(**settings["config"], replicas=replicas)
     turns = Turns()
     async with contextlib.AsyncExitStack() as stack:
         stack.enter_context(rare_collections())

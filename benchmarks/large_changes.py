@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import statistics
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -44,12 +45,12 @@ async def measure(*, is_quick: bool) -> list[Row]:
 
 async def _new_rows(replicas: int) -> list[Row]:
     """Return what a router's first start takes, and its next one."""
-    config = {"replicas": [{"url": url} for url in distant_urls(replicas)]}
+    urls = distant_urls(replicas)
     found: list[float] = []
 
     async def start() -> None:
         """Start a router, and end it."""
-        async with _routers(server.url, 1, config) as children:
+        async with _routers(server.url, 1, replicas=urls) as children:
             found.append(children[0].ready["start_seconds"])
 
     with EmbeddedServer() as server:
@@ -72,8 +73,8 @@ async def _burst_rows() -> list[Row]:
     healthy, fallen = f"healthy {REPLICAS}", f"healthy {left}"
     async with _fleet(urls) as (server, client, leader):
         async with (
-            _routers(server.url, ROUTERS - 1, {}, [REPLICAS, left]) as others,
-            _routers(server.url, 1, {}, [REPLICAS, left]) as alone,
+            _routers(server.url, ROUTERS - 1, [REPLICAS, left]) as others,
+            _routers(server.url, 1, [REPLICAS, left]) as alone,
         ):
             routers = [*others, *alone]
             await _ask(routers, healthy)
@@ -110,7 +111,7 @@ async def _ring_rows() -> list[Row]:
 
     with later.in_pieces():
         for at in range(0, REPLICAS, EVENTS_AT_ONCE):
-            timed(lambda at=at: view.apply(changed[at : at + EVENTS_AT_ONCE]))
+            timed(functools.partial(view.apply, changed[at : at + EVENTS_AT_ONCE]))
             timed(later.do_piece)
             await asyncio.sleep(0)
         while not later.is_done:
@@ -133,7 +134,7 @@ async def _many_rows(*, is_quick: bool) -> list[Row]:
     """Return what two hundred routers at rest cost Redis, and their start together."""
     seconds = REST_SECONDS_QUICK if is_quick else REST_SECONDS
     with EmbeddedServer() as server:
-        async with client_of(server.url) as client, _routers(server.url, MANY, {"replicas": []}) as routers:
+        async with client_of(server.url) as client, _routers(server.url, MANY) as routers:
             await asyncio.sleep(3.0)
 
             async def rest() -> None:
@@ -153,7 +154,7 @@ async def _many_rows(*, is_quick: bool) -> list[Row]:
 async def _more_rows() -> list[Row]:
     """Return what fifty thousand replicas cost a router, and how all of them turn unhealthy."""
     urls = distant_urls(MORE)
-    async with _fleet(urls) as (server, client, leader), _routers(server.url, 1, {}, [MORE, 0]) as routers:
+    async with _fleet(urls) as (server, client, leader), _routers(server.url, 1, [MORE, 0]) as routers:
         ready = routers[0].ready
         await _ask(routers, "watch")
         leader.down = frozenset(urls)
@@ -183,10 +184,11 @@ async def _fleet(urls: Sequence[str]) -> AsyncIterator[tuple[EmbeddedServer, Cli
 
 @contextlib.asynccontextmanager
 async def _routers(
-    redis_url: str, count: int, config: Mapping[str, Any], counts: Sequence[int] = ()
+    redis_url: str, count: int, counts: Sequence[int] = (), *, replicas: Sequence[str] = ()
 ) -> AsyncIterator[list[Child]]:
     """Start routers in a few processes, all at once."""
-    settings = {"config": {"redis_url": redis_url, **config}, "sessions": 0, "counts": list(counts), "together": True}
+    settings: dict[str, Any] = {"config": {"redis_url": redis_url}, "replicas": list(replicas), "counts": list(counts)}
+    settings |= {"sessions": 0, "together": True}
     async with contextlib.AsyncExitStack() as stack:
         children = [
             Child("fleet_sim_process", settings | {"routers": some}, start_seconds=START_SECONDS)

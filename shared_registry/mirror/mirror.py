@@ -55,19 +55,12 @@ from shared_registry.model import (
 )
 from shared_registry.selection.view import View
 from shared_registry.store.reader import Gap, Head, Reader, Snapshot
-from shared_registry.store.reads import ENTRIES_AT_ONCE
 
 HISTORY, MISSED, REPAIRED, DAMAGED = "history", "missed", "repaired", "damaged"
 EMPTY = "the namespace is empty: Redis lost its data, and no router has begun anew yet"
 RECORDS_AT_ONCE = 100
 EVENTS_AT_ONCE = 20
 """How many records and events the view takes over in one go. More cost little less for each, and delay sessions."""
-READS_APART_SECONDS = 0.02
-"""The time between two reads of the event stream, if the first one has brought several events.
-
-Then many replicas change together, as when a rack fails, and more events follow. Each read costs a router, and Redis
-for each router, as much as ten events.
-"""
 REPLICAS_A_SECOND = 2000
 """How many replicas refreshes read a second at most. More would take a large part of a core for what changes little."""
 logger = logging.getLogger(__name__)
@@ -347,15 +340,10 @@ class Mirror:
         Raises:
             Gap: See the module.
         """
-        loop = asyncio.get_running_loop()
         while True:
             if self._clock.monotonic() - self._polled_at >= self._refresh_seconds:
                 await self._poll()
-            events = await self._reader.wait_events(after=self.revision, seconds=self._refresh_seconds)
-            read_at = loop.time()
-            await self._advance(events)
-            if 1 < len(events) < ENTRIES_AT_ONCE:
-                await asyncio.sleep(read_at + READS_APART_SECONDS - loop.time())
+            await self._advance(await self._reader.wait_events(after=self.revision, seconds=self._refresh_seconds))
 
     async def _poll(self) -> None:
         expected = self._own_writes.pending()

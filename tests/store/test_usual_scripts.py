@@ -88,7 +88,8 @@ class Twins:
         return took_short_way
 
     def _count_events(self) -> int:
-        return self.space.raw.xlen(self.space.keys.events)
+        count: int = self.space.raw.xlen(self.space.keys.events)
+        return count
 
     def compare(self) -> None:
         """Fail unless both have the same content, apart from the times in the inboxes."""
