@@ -7,6 +7,8 @@ another:
   ignored, and the request is parsed again without it.
 - If something on a connection cannot be parsed, the connection ends. Nothing is written into a response under way.
 - A handshake is only accepted as the first thing on an idle connection.
+
+A request that arrives whole, with a head that the parser has seen before, means the same again; see `known_heads`.
 """
 
 from __future__ import annotations
@@ -18,18 +20,19 @@ from typing import cast
 
 import httptools
 
-from shared_registry.http1.fields import Headers, lines
+from shared_registry.http1.fields import Headers, lines, name_of
 from shared_registry.proxy.access_log import AccessLog
 from shared_registry.proxy.exchange import Exchange, reset
 from shared_registry.proxy.forwarding import plain_address
 from shared_registry.proxy.headers import (
+    CHUNKED,
     AmbiguousRequest,
     is_websocket_handshake,
     origin_form,
 )
 from shared_registry.proxy.limits import Limits
 from shared_registry.proxy.refusals import BAD, FULL, TOO_LONG, TOO_SLOW, Refusal
-from shared_registry.proxy.request_head import LONGEST_KNOWN, RequestHead, known_head
+from shared_registry.proxy.request_head import LONGEST_KNOWN, KnownRequest, RequestHead, known_head, known_requests
 from shared_registry.proxy.site import Site
 
 PIECE_BYTES, BODY_PIECE_BYTES = 4 * 1024, 64 * 1024
@@ -42,6 +45,8 @@ KEEP_ALIVE_SECONDS = 65
 """How long an idle client connection is kept. Load balancers keep theirs for less time, so that they close it first."""
 EARLY_BYTES = 64 * 1024
 """The most bytes that a client may send before its handshake is answered. RFC 6455 does not allow it to send any."""
+MOST_JOINED = 16 * 1024
+"""How many bytes of several pieces are copied, so that one piece is written."""
 LINGER_SECONDS = 2.0
 """How long a client that is still sending may take to read the response, before its connection is closed."""
 logger = logging.getLogger(__name__)
@@ -163,10 +168,16 @@ class ClientConnection(asyncio.Protocol):
         if self._unparsed:
             self._unparsed += data
             return
+        is_first = not (self._queue or self._incoming or self._is_in_head or self._unread_bytes)
+        if is_first and (known := known_requests.find(data)) is not None:
+            self._begin_known(*known)
+            return
         if not self._is_waiting_for_head and not self._queue and not self._incoming:
             self._expect_head()
         try:
             self._read(data)
+            if is_first and len(self._queue) == 1 and self._incoming is None:
+                self._learn(data, self._queue[0])
         except httptools.HttpParserError as error:
             if isinstance(error, httptools.HttpParserCallbackError) and not _is_refusal(error):
                 logger.exception("http: a request could not be processed")
@@ -283,8 +294,12 @@ class ClientConnection(asyncio.Protocol):
             self._transport.write(data)
 
     def write_all(self, pieces: list[bytes]) -> None:
-        """Write pieces of the response under way."""
-        if self._transport is not None and not self._is_lost:
+        """Write pieces of the response under way. To join small ones costs less than to write them one by one."""
+        if not pieces or self._transport is None or self._is_lost:
+            return
+        if sum(map(len, pieces)) <= MOST_JOINED:
+            self._transport.write(b"".join(pieces))
+        else:
             self._transport.writelines(pieces)
 
     def end_exchange(self, exchange: Exchange) -> None:
@@ -411,6 +426,29 @@ class ClientConnection(asyncio.Protocol):
         return transport, early
 
     # Inside
+
+    def _begin_known(self, known: KnownRequest, body: bytes) -> None:
+        """Begin a request with a known head, which was received whole. The parser does not see it."""
+        self._is_waiting_for_head = False
+        head = known.head
+        exchange = Exchange(
+            self, known.method, known.target, known.version, head.fields, body_length=len(body), keep_alive=True
+        )
+        exchange.head = head
+        self._queue.append(exchange)
+        if body:
+            exchange.receive(body)
+        exchange.receive_end()
+        self._begin_first()
+
+    def _learn(self, data: bytes, exchange: Exchange) -> None:
+        """Remember the head of a request that was received whole, if it can be followed by any other request."""
+        head = exchange.head
+        if head is None or exchange.fields is not head.fields or not exchange.keep_alive:
+            return
+        if head.body_length != CHUNKED and b"upgrade" not in map(name_of, head.fields):
+            known = KnownRequest(exchange.method, exchange.target, exchange.version, head)
+            known_requests.add(data, head.body_length, known)
 
     def _read(self, data: bytes) -> None:
         """Parse data piece by piece, until it is refused or so many requests are read ahead that the rest must wait."""

@@ -11,13 +11,13 @@ import asyncio
 import socket
 import struct
 from collections.abc import AsyncGenerator, Callable
-from http import HTTPStatus
 from typing import TYPE_CHECKING, Protocol
 from urllib.parse import urlsplit
 
-from shared_registry.http1.fields import WITHOUT_BODY, Headers, name_of, request_head
+from shared_registry.http1.fields import Headers, request_head
 from shared_registry.proxy import forwarding, headers
 from shared_registry.proxy.answers import NO_REFUSALS, Answer, error_answer
+from shared_registry.proxy.response_head import ResponseHead
 
 if TYPE_CHECKING:
     from shared_registry.model import Replica
@@ -31,11 +31,8 @@ KEPT_BYTES = 64 * 1024
 """The most bytes of a request's body that are kept."""
 _HARMLESS = frozenset({"GET", "HEAD", "OPTIONS", "TRACE"})
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
-_END_OF_HEAD = b"\r\n"
 _LAST_CHUNK = b"0\r\n\r\n"
 _RESET = struct.pack("ii", 1, 0)
-_PHRASES = {status.value: status.phrase for status in HTTPStatus}
-_STATUS_LINES = {status: f"HTTP/1.1 {status} {_PHRASES.get(status, '')}".encode() for status in range(100, 600)}
 
 
 class Sink(Protocol):
@@ -382,34 +379,36 @@ class Exchange:
     # The response
 
     def begin(self, status: int, fields: Headers) -> None:
-        """Begin a response. Its end is found by its length if it has one, otherwise by chunks or the connection's end.
+        """Begin a response.
 
         Args:
             status: The response's status, not of an interim response.
             fields: The headers, with names in lower case, and without those about a single connection.
         """
+        self.begin_with(ResponseHead(status, fields))
+
+    def begin_with(self, head: ResponseHead) -> None:
+        """Begin a response. Its end is found by its length if it has one, otherwise by chunks or the connection's end."""
         self.is_begun = True
         if self.rewrite is not None:
-            fields = self.rewrite(fields)
+            head = ResponseHead(head.status, self.rewrite(head.fields))
         if (record := self.record) is not None:
-            record.answer(status, self.client.now())
-        head = [_STATUS_LINES[status], *map(b": ".join, fields), b"x-request-id: " + self.request_id]
-        has_body = self.method != "HEAD" and status not in WITHOUT_BODY
-        if has_body and b"content-length" not in map(name_of, fields):
+            record.answer(head.status, self.client.now())
+        more = b""
+        if not head.has_length and self.method != "HEAD":
             if self.version == "1.0":
                 self._is_delimited = False
                 self.keep_alive = False
             else:
                 self._sends_chunks = True
-                head.append(b"transfer-encoding: chunked")
+                more = b"\r\ntransfer-encoding: chunked"
         if not self.is_received and self.is_held_back:
             self.keep_alive = False
         if not self.keep_alive:
-            head.append(b"connection: close")
+            more += b"\r\nconnection: close"
         elif self.version == "1.0":
-            head.append(b"connection: keep-alive")
-        head.append(_END_OF_HEAD)
-        self._out.append(b"\r\n".join(head))
+            more += b"\r\nconnection: keep-alive"
+        self._out.append(b"%b%b%b\r\n\r\n" % (head.lines, self.request_id, more))
 
     def send(self, data: bytes) -> None:
         """Send a piece of the response's body. It is written by `flush()`."""

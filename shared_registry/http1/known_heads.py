@@ -1,0 +1,56 @@
+"""Remembers what a parser has found in the heads of messages, by their bytes, so that it need not read them again. Pure.
+
+A program sends heads that are equal byte for byte: a client with most of its requests, a server within a second. If the
+length of the body stands in the head, and the message has arrived whole, the bytes of the head tell all of it.
+"""
+
+from __future__ import annotations
+
+from typing import Generic, TypeVar
+
+T = TypeVar("T")
+_END_OF_HEAD = b"\r\n\r\n"
+
+
+class KnownHeads(Generic[T]):
+    """The heads that were added last."""
+
+    __slots__ = ("_known", "_longest", "_most")
+
+    def __init__(self, most: int, longest: int) -> None:
+        """Remember nothing yet.
+
+        Args:
+            most: How many heads are remembered.
+            longest: The longest of them, in bytes.
+        """
+        self._known: dict[bytes, tuple[int, T]] = {}
+        self._most = most
+        self._longest = longest
+
+    def find(self, data: bytes) -> tuple[T, bytes] | None:
+        """Return what is known of a message, and its body; `None` if the data is not just one message with a known head.
+
+        Args:
+            data: What was received, from the beginning of a message on.
+        """
+        end = data.find(_END_OF_HEAD, 0, self._longest) + len(_END_OF_HEAD)
+        known = self._known.get(data[:end])
+        if known is None or len(data) - end != known[0]:
+            return None
+        return known[1], data[end:]
+
+    def add(self, data: bytes, body_length: int, meaning: T) -> None:
+        """Remember the head of a message, unless it is too long, or the data is more or less than that message.
+
+        Args:
+            data: What was received. The parser has found one whole message in it, and expects another one now.
+            body_length: The length of its body, which follows from the head alone.
+            meaning: What the head means.
+        """
+        end = data.find(_END_OF_HEAD, 0, self._longest) + len(_END_OF_HEAD)
+        if end < len(_END_OF_HEAD) or len(data) - end != body_length:
+            return
+        if len(self._known) >= self._most:
+            del self._known[next(iter(self._known))]
+        self._known[data[:end]] = body_length, meaning
