@@ -71,11 +71,11 @@ class Attempt:
     )
 
     def __init__(self, parts: PoolParts, exchange: Exchange, key: str | None, slot: Slot) -> None:
-        replica = slot.replica
+        url = slot.replica.url
         if exchange.record is not None:
-            exchange.note_replica(replica, key)
+            exchange.note_replica(url, key)
         self.slot = slot
-        self.head = exchange.head_for_replica(replica.url)
+        self.head = exchange.head_for_replica(url)
         self.send = exchange.send
         self.flush = exchange.flush
         self.end = exchange.end

@@ -68,6 +68,7 @@ class ClientConnection(asyncio.Protocol):
         is_trusted: Whether the connection came from one of them.
         scheme: "http" or "https".
         is_guest: Whether there is no room for this client; see `Acceptor`.
+        is_held: Whether the request's body is not read, because the replica does not take it.
         is_paused: Whether nothing is read from the client.
         loop: The event loop of the connection.
         tunnel: Ends the WebSocket session, if the connection carries one. Called with a close code and a reason.
@@ -80,7 +81,6 @@ class ClientConnection(asyncio.Protocol):
         "_fields",
         "_incoming",
         "_is_blocked",
-        "_is_held",
         "_is_in_head",
         "_is_lingering",
         "_is_lost",
@@ -96,6 +96,7 @@ class ClientConnection(asyncio.Protocol):
         "_was_used",
         "address",
         "is_guest",
+        "is_held",
         "is_paused",
         "is_trusted",
         "loop",
@@ -130,7 +131,7 @@ class ClientConnection(asyncio.Protocol):
         self._is_refused = False
         self._is_lingering = False
         self.is_paused = False
-        self._is_held = False
+        self.is_held = False
         self._is_blocked = False
         self._was_used = False
         self._begun: Exchange | None = None
@@ -295,7 +296,7 @@ class ClientConnection(asyncio.Protocol):
 
     def write_all(self, pieces: list[bytes]) -> None:
         """Write pieces of the response under way. To join small ones costs less than to write them one by one."""
-        if not pieces or self._transport is None or self._is_lost:
+        if self._transport is None or self._is_lost:
             return
         if sum(map(len, pieces)) <= MOST_JOINED:
             self._transport.write(b"".join(pieces))
@@ -323,24 +324,19 @@ class ClientConnection(asyncio.Protocol):
         if self._transport is not None:
             reset(self._transport)
 
-    @property
-    def is_held(self) -> bool:
-        """Whether the request's body is not read, because the replica does not take it."""
-        return self._is_held
-
     def hold(self) -> None:
         """Read nothing until `release()`."""
-        self._is_held = True
+        self.is_held = True
         self.update_reading()
 
     def release(self) -> None:
         """Read again."""
-        self._is_held = False
+        self.is_held = False
         self.update_reading()
 
     def update_reading(self) -> None:
         """Pause reading while nothing more can be taken, and resume it afterwards."""
-        is_full = self._is_held or len(self._queue) > MOST_PIPELINED
+        is_full = self.is_held or len(self._queue) > MOST_PIPELINED
         for exchange in self._queue:
             is_full = is_full or exchange.is_congested
         if self._unparsed and not is_full:
@@ -436,9 +432,7 @@ class ClientConnection(asyncio.Protocol):
         )
         exchange.head = head
         self._queue.append(exchange)
-        if body:
-            exchange.receive(body)
-        exchange.receive_end()
+        exchange.receive_whole(body)
         self._begin_first()
 
     def _learn(self, data: bytes, exchange: Exchange) -> None:
@@ -547,7 +541,7 @@ class ClientConnection(asyncio.Protocol):
         elif self._queue:
             self.loop.call_soon(self._begin_first)
         elif not self._is_waiting_for_head:
-            self._expect_nothing()
+            self._deadline = self.now() + KEEP_ALIVE_SECONDS
 
     def _close_politely(self, exchange: Exchange) -> None:
         """Close the connection. A client that is still sending would miss the response if it were closed at once."""
