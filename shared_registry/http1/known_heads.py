@@ -1,4 +1,4 @@
-"""Remembers what a parser has found in the heads of messages, by their bytes, so that it need not read them again. Pure.
+"""Remembers what a parser has found in heads of messages, so that it need not read the same bytes again. Pure.
 
 A program sends heads that are equal byte for byte: a client with most of its requests, a server within a second. If the
 length of the body stands in the head, and the message has arrived whole, the bytes of the head tell all of it.
@@ -29,7 +29,7 @@ class KnownHeads(Generic[T]):
         self._longest = longest
 
     def find(self, data: bytes) -> tuple[T, bytes] | None:
-        """Return what is known of a message, and its body; `None` if the data is not just one message with a known head.
+        """Return what is known of a message, and its body; `None` if the data is not one message with a known head.
 
         Args:
             data: What was received, from the beginning of a message on.

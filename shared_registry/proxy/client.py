@@ -20,7 +20,7 @@ from typing import cast
 
 import httptools
 
-from shared_registry.http1.fields import Headers, lines, name_of
+from shared_registry.http1.fields import Headers, lines
 from shared_registry.proxy.access_log import AccessLog
 from shared_registry.proxy.exchange import Exchange, reset
 from shared_registry.proxy.forwarding import plain_address
@@ -169,16 +169,14 @@ class ClientConnection(asyncio.Protocol):
         if self._unparsed:
             self._unparsed += data
             return
-        is_first = not (self._queue or self._incoming or self._is_in_head or self._unread_bytes)
+        is_first = not (self._queue or self._incoming or self._unread_bytes)
         if is_first and (known := known_requests.find(data)) is not None:
             self._begin_known(*known)
             return
         if not self._is_waiting_for_head and not self._queue and not self._incoming:
             self._expect_head()
         try:
-            self._read(data)
-            if is_first and len(self._queue) == 1 and self._incoming is None:
-                self._learn(data, self._queue[0])
+            (self._read_and_learn if is_first else self._read)(data)
         except httptools.HttpParserError as error:
             if isinstance(error, httptools.HttpParserCallbackError) and not _is_refusal(error):
                 logger.exception("http: a request could not be processed")
@@ -435,12 +433,17 @@ class ClientConnection(asyncio.Protocol):
         exchange.receive_whole(body)
         self._begin_first()
 
-    def _learn(self, data: bytes, exchange: Exchange) -> None:
-        """Remember the head of a request that was received whole, if it can be followed by any other request."""
+    def _read_and_learn(self, data: bytes) -> None:
+        """Parse data between two requests. If it is one plain request, and others may follow, remember its head."""
+        parser = self._parser
+        self._read(data)
+        if parser is not self._parser or self._incoming is not None or len(self._queue) != 1:
+            return
+        (exchange,) = self._queue
         head = exchange.head
         if head is None or exchange.fields is not head.fields or not exchange.keep_alive:
             return
-        if head.body_length != CHUNKED and b"upgrade" not in map(name_of, head.fields):
+        if head.body_length != CHUNKED:
             known = KnownRequest(exchange.method, exchange.target, exchange.version, head)
             known_requests.add(data, head.body_length, known)
 

@@ -409,7 +409,7 @@ class Exchange:
         self.begin_with(ResponseHead(status, fields))
 
     def begin_with(self, head: ResponseHead) -> None:
-        """Begin a response. Its end is found by its length if it has one, otherwise by chunks or the connection's end."""
+        """Begin a response. Its end is found by its length, if it has one, or by chunks, or by the connection's end."""
         self.is_begun = True
         if self.rewrite is not None:
             head = ResponseHead(head.status, self.rewrite(head.fields))
