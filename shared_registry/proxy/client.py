@@ -25,7 +25,6 @@ from shared_registry.proxy.access_log import AccessLog
 from shared_registry.proxy.exchange import Exchange, reset
 from shared_registry.proxy.forwarding import plain_address
 from shared_registry.proxy.headers import (
-    CHUNKED,
     AmbiguousRequest,
     is_websocket_handshake,
     origin_form,
@@ -444,9 +443,8 @@ class ClientConnection(asyncio.Protocol):
         head = exchange.head
         if head is None or exchange.fields is not head.fields or not exchange.keep_alive:
             return
-        if head.body_length != CHUNKED:
-            known = KnownRequest(exchange.method, exchange.target, exchange.version, head)
-            known_requests.add(data, head.body_length, known)
+        known = KnownRequest(exchange.method, exchange.target, exchange.version, head)
+        known_requests.add(data, head.body_length, known)  # nothing in chunks, because no body has that length
 
     def _read(self, data: bytes) -> None:
         """Parse data piece by piece, until it is refused or so many requests are read ahead that the rest must wait."""
