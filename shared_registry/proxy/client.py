@@ -135,6 +135,7 @@ class ClientConnection(asyncio.Protocol):
         self._was_used = False
         self._begun: Exchange | None = None
         self._unparsed = b""
+        self._early: bytes
         self._refusal = BAD
 
     # What the event loop calls
