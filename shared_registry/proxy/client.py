@@ -169,7 +169,7 @@ class ClientConnection(asyncio.Protocol):
         if self._unparsed:
             self._unparsed += data
             return
-        is_first = not (self._queue or self._incoming or self._unread_bytes)
+        is_first = not (self._queue or self._incoming or self._is_in_head or self._unread_bytes)
         if is_first and (known := known_requests.find(data)) is not None:
             self._begin_known(*known)
             return

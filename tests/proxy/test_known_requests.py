@@ -115,6 +115,15 @@ async def test_only_the_beginning_of_a_request_is_recognized(before: bytes, targ
     assert b"|/stolen" not in client.wire.sent or targets == [b"/stolen"]
 
 
+async def test_a_request_in_two_packets_is_never_known() -> None:
+    """The first packet has a whole request before the beginning of the second one."""
+    for number in range(5):
+        client = Client(echo)
+        client.send(GET % 1 + b"GET /%d" % number, b" HTTP/1.1\r\nHost: a\r\n\r\n")
+        await settle()
+        assert [exchange.target for exchange in client.served] == [b"/1", b"/%d" % number]
+
+
 async def test_the_rest_of_a_body_answered_early_is_no_request() -> None:
     await make_known(STOLEN)
     client = Client(hold)
