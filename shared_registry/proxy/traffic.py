@@ -128,9 +128,8 @@ class Traffic:
     def add(self, exchange: Exchange) -> None:
         """Count a request that has ended."""
         kind = self.websocket if exchange.is_handshake else self.http
-        outcome = OUTCOMES[exchange.ended]
-        status = exchange.status
-        if outcome == "ok" and status is not None and status >= 500 and status not in NO_FAILURES:
+        outcome, status = OUTCOMES[exchange.ended], exchange.status
+        if status is not None and status >= 500 and outcome == "ok" and status not in NO_FAILURES:
             outcome = "replica_failed"
         kind.ended[outcome] += 1
         started_at, answered_at = exchange.started_at, exchange.answered_at
