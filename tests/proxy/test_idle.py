@@ -84,7 +84,11 @@ def _place(frame: FrameType | None) -> str:
 async def test_a_router_with_nothing_to_do_wakes_seldom(
     start_router: StartRouter, server: EmbeddedServer, namespace: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    seldom = {"health_check_interval_seconds": 3600.0, "fast_interval_seconds": 1800.0, "heartbeat_seconds": 1.0}
+    seldom: dict[str, Any] = {
+        "health_check_interval_seconds": 3600.0,
+        "fast_interval_seconds": 1800.0,
+        "heartbeat_seconds": 1.0,
+    }
     config = RouterConfig(
         redis_url=server.url, namespace=namespace, replicas=[ReplicaEndpoint("http://127.0.0.1:9")], **seldom
     )
