@@ -130,6 +130,7 @@ class ClientConnection(asyncio.Protocol):
         self._was_used = False
         self._begun: Exchange | None = None
         self._unparsed = b""
+        self._early = b""
         self._refusal = BAD
 
     # What the event loop calls
@@ -475,7 +476,6 @@ class ClientConnection(asyncio.Protocol):
         exchange = cast("Exchange", self._incoming)
         self._incoming = self._parser = None
         self._target, self._fields = b"", []
-        self._early = b""
         self._keep_early(data)
         self._queue.append(exchange)
 
