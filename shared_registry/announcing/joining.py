@@ -24,7 +24,8 @@ from shared_registry.urls import canonical_url
 logger = logging.getLogger(__name__)
 
 PROBE_SECONDS = 0.5
-NOT_STARTED = 127
+NOT_FOUND, NOT_EXECUTABLE = 127, 126
+"""The exit codes of shells for a command that cannot be started."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +73,7 @@ async def join_replica(joining: Joining, command: Sequence[str]) -> int:
             child = await ReplicaChild.start(command)
         except OSError as error:
             logger.error("join: %s cannot be started: %s", command[0], error)  # noqa: TRY400  the error says it all
-            return NOT_STARTED
+            return NOT_FOUND if isinstance(error, FileNotFoundError) else NOT_EXECUTABLE
     try:
         with _signals(stop, child):
             return await _accompany(joining, announcement, child, stop)

@@ -73,6 +73,28 @@ async def test_the_exit_code_of_the_command_is_passed_on(pods: Pods) -> None:
     assert (await pod.end())[0] == 7
     await pod.start(command=("no-such-command-anywhere",))
     assert (await pod.end())[0] == 127
+    await pod.start(command=("/etc/passwd",))
+    assert (await pod.end())[0] == 126
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("--name", ""),
+        ("--name", "  "),
+        ("--name", "http://127.0.0.1:8000"),
+        ("--owner", "a\nb"),
+        ("--label", "zone"),
+        ("--label", "zone-"),
+        ("--label", "zone=a", "--label", "zone=b"),
+    ],
+)
+async def test_wrong_options_start_nothing(pods: Pods, options: tuple[str, ...]) -> None:
+    pod = pods()
+    await pod.start(*options, command=(sys.executable, "-c", "raise SystemExit(7)"))
+    code, log = await pod.end()
+    assert code == 2
+    assert options[0].strip("-") in log
 
 
 async def test_signals_reach_the_command(pods: Pods) -> None:
