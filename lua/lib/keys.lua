@@ -8,7 +8,7 @@ local keys = {
   spare_answered = prefix .. 'spare:answered', ejected = prefix .. 'ejected', announced = prefix .. 'announced',
   departing = prefix .. 'departing', admin_by_name = prefix .. 'admin_by_name',
   names = prefix .. 'names', leader = prefix .. 'leader', probers = prefix .. 'probers', plan = prefix .. 'plan',
-  settling = prefix .. 'settling', routers = prefix .. 'routers', router_prefix = prefix .. 'router:',
+  settling = prefix .. 'settling', routers = prefix .. 'routers', moved = prefix .. 'moved', router_prefix = prefix .. 'router:',
   leases_prefix = prefix .. 'leases:', affinity_prefix = prefix .. 'affinity:',
   several_prefix = prefix .. 'several:', queue = prefix .. 'queue',
   inbox_prefix = prefix .. 'inbox:', sequence_prefix = prefix .. 'sequence:', events = prefix .. 'events',
@@ -17,5 +17,5 @@ local TYPES = {
   replicas = 'zset', removed = 'zset', ready_primary = 'zset', ready_secondary = 'zset', full = 'set',
   spare_primary = 'zset', spare_secondary = 'zset', spare_answered = 'zset', leader = 'hash', routers = 'zset',
   settling = 'zset', probers = 'zset', plan = 'hash', ejected = 'zset', queue = 'zset', events = 'stream',
-  announced = 'zset', departing = 'zset', admin_by_name = 'hash', names = 'hash',
+  announced = 'zset', departing = 'zset', admin_by_name = 'hash', names = 'hash', moved = 'zset',
 }
