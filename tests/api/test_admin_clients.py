@@ -15,8 +15,7 @@ import httpx
 import pytest
 from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
-from shared_registry.api import connection, event_stream, live_data
-from shared_registry.api import server as admin_server
+from shared_registry.api import answers, connection, event_stream, live_data
 from shared_registry.embedded import EmbeddedServer
 from tests.proxy.conftest import SECONDS
 from tests.support.shown_fleet import shown_fleet
@@ -128,7 +127,8 @@ async def test_a_dashboard_that_has_gone_frees_its_place(
 async def test_a_dashboard_that_is_not_read_loses_its_place(
     server: EmbeddedServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for module, name in ((connection, "ACCEPT_SECONDS"), (event_stream, "SEND_SECONDS")):
+    limits = [(connection, "REQUEST_SECONDS"), (connection, "ACCEPT_SECONDS"), (event_stream, "SEND_SECONDS")]
+    for module, name in limits:
         monkeypatch.setattr(module, name, 10 * SECONDS)
     monkeypatch.setattr(live_data, "MOST_CLIENTS", 1)
     monkeypatch.setattr(live_data, "SILENT_SECONDS", 0.0)
@@ -199,7 +199,7 @@ async def test_a_dashboard_that_is_read_stays(
 
 
 async def test_nothing_answers_after_a_hasty_stop(server: EmbeddedServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(admin_server, "STOP_SECONDS", -admin_server.MARGIN_SECONDS)  # no time at all
+    monkeypatch.setattr(answers, "STOP_SECONDS", -answers.MARGIN_SECONDS)  # no time at all
     monkeypatch.setattr(connection, "ACCEPT_SECONDS", 10 * SECONDS)
     before = asyncio.all_tasks()
     with contextlib.ExitStack() as stack:
