@@ -35,8 +35,8 @@ local router, is_lost = unpack(ARGV, 1, 2)
 
 local leases = keys.leases_prefix .. router
 local refused = refusal({
-  'replicas', 'removed', 'routers', 'moved', 'events', 'queue', 'ready_primary', 'ready_secondary', 'full', 'spare_primary',
-  'spare_secondary', 'spare_answered',
+  'replicas', 'removed', 'routers', 'moved', 'events', 'queue', 'ready_primary', 'ready_secondary', 'full',
+  'spare_primary', 'spare_secondary', 'spare_answered',
 }, {leases, 'hash'})
 if refused then
   return refused

@@ -1,8 +1,8 @@
 -- Leases that may move from one router to another, because their sessions do not run through a router. Their ids are
 -- made from what the client sends, so that each router knows the id again. `~moves` follows the random part.
 --
--- `moved` has the routers that had such a lease before, as `router/lease`, with the time at which it left them. A router
--- that was paused does not know that its lease has moved, and perhaps ended elsewhere. It must not put the lease back.
+-- `moved` has the routers that had such a lease before, as `router/lease`, with the time at which it left them. A
+-- router that was paused does not know that its lease has moved, and perhaps ended elsewhere. It must not put it back.
 
 -- include lib/refusal.lua
 -- include lib/values.lua
