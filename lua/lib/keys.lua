@@ -8,8 +8,8 @@ local keys = {
   spare_answered = prefix .. 'spare:answered', ejected = prefix .. 'ejected', announced = prefix .. 'announced',
   departing = prefix .. 'departing', admin_by_name = prefix .. 'admin_by_name',
   names = prefix .. 'names', leader = prefix .. 'leader', probers = prefix .. 'probers', plan = prefix .. 'plan',
-  moved = prefix .. 'moved', settling = prefix .. 'settling', routers = prefix .. 'routers', router_prefix = prefix .. 'router:',
-  leases_prefix = prefix .. 'leases:', affinity_prefix = prefix .. 'affinity:',
+  settling = prefix .. 'settling', routers = prefix .. 'routers', router_prefix = prefix .. 'router:',
+  leases_prefix = prefix .. 'leases:', affinity_prefix = prefix .. 'affinity:', moved = prefix .. 'moved',
   several_prefix = prefix .. 'several:', queue = prefix .. 'queue',
   inbox_prefix = prefix .. 'inbox:', sequence_prefix = prefix .. 'sequence:', events = prefix .. 'events',
 }
