@@ -116,7 +116,7 @@ def test_a_short_cut_reads_words_as_typer_does(words: list[str], monkeypatch: py
         found.append((options.redis, options.namespace, options.as_json, asked))
         return 0
 
-    monkeypatch.setattr(serving, "serve", note)
+    monkeypatch.setattr(serving, "run_router", note)
     call = short_cut(words)
     assert call is not None
     call.run()
