@@ -43,9 +43,9 @@ GATHER_SHARE, LEAST_GATHER_SECONDS, MOST_GATHER_SECONDS = 0.01, 0.02, 0.05
 REVIEWED_AT_ONCE = 100
 """How many changed replicas are taken over before other tasks run: about a millisecond."""
 
-EFFORT_AT_ONCE, DIAL_EFFORT, TASK_EFFORT = 192, 2, 4
-"""How many probes begin before others have their turn, such as reports; half as many if each opens a connection, and a
-quarter if each needs a task.
+EFFORT_AT_ONCE, DIAL_EFFORT, TASK_EFFORT, HANDSHAKE_EFFORT = 192, 2, 4, 8
+"""How many probes begin before others have their turn, such as reports; half as many if each opens a connection, a
+quarter if each needs a task, and an eighth if each begins a TLS handshake.
 """
 
 
@@ -322,7 +322,7 @@ class HealthLoop:
         probing.prompt = prompt
         if prompt is not None:
             self._prompt.add(prompt)
-            self._effort -= DIAL_EFFORT if prompt.opens_connection else 1
+            self._effort -= _effort_of(prompt)
         else:
             self._effort -= TASK_EFFORT
             run.group.create_task(self._ask(run, probing, fresh=is_fresh))
@@ -457,6 +457,12 @@ class HealthLoop:
     def _is_handed_over(self, record: ReplicaRecord) -> bool:
         """Return whether another router probes the replica, so that failures here do not count for now."""
         return record.doubt.prober not in ("", self._router)
+
+
+def _effort_of(prompt: PromptProbe) -> int:
+    if not prompt.opens_connection:
+        return 1
+    return HANDSHAKE_EFFORT if prompt.shakes_hands else DIAL_EFFORT
 
 
 def _is_in_doubt(record: ReplicaRecord) -> bool:
