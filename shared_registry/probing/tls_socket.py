@@ -17,24 +17,28 @@ from typing import cast
 
 from shared_registry.probing.plain_socket import NOBODY, Carrier
 
-RESUMPTION_SECONDS = 60.0
-"""For how long new connections resume a TLS session: within it a certificate that expires goes unnoticed."""
+RESUMPTION_SECONDS = 300.0
+"""For how long new connections resume a TLS session: within it another certificate of the replica goes unnoticed."""
 READ_BYTES = 16 * 1024
 """The largest record of TLS."""
 
 
 class TlsSession:
-    """The TLS session of one replica, to be resumed for some time after the handshake in which it was verified."""
+    """The TLS session of one replica.
 
-    __slots__ = ("_session", "_verified_at")
+    It is resumed for some time after the handshake in which the certificate was verified, and not after the certificate
+    has expired.
+    """
+
+    __slots__ = ("_session", "_usable_until")
 
     def __init__(self) -> None:
         self._session: ssl.SSLSession | None = None
-        self._verified_at = -math.inf
+        self._usable_until = -math.inf
 
     def usable(self, now: float) -> ssl.SSLSession | None:
         """Return the session, if it may still be resumed."""
-        return self._session if now - self._verified_at < RESUMPTION_SECONDS else None
+        return self._session if now < self._usable_until else None
 
     def learn(self, tls: ssl.SSLObject, now: float) -> None:
         """Keep the session of a connection that has received data, unless it has resumed this one.
@@ -43,7 +47,7 @@ class TlsSession:
         twice makes the next handshake a whole one, after which its session is kept.
         """
         if not tls.session_reused:
-            self._session, self._verified_at = tls.session, now
+            self._session, self._usable_until = tls.session, now + min(RESUMPTION_SECONDS, _valid_seconds(tls))
 
 
 class TlsSocket(asyncio.Protocol):
@@ -200,6 +204,12 @@ class TlsSocket(asyncio.Protocol):
         self._failure = error
         self._flush()
         self.abort()
+
+
+def _valid_seconds(tls: ssl.SSLObject) -> float:
+    """Return how long the certificate of a connection is still valid; infinity if it was not verified."""
+    expiry = (tls.getpeercert() or {}).get("notAfter")
+    return ssl.cert_time_to_seconds(expiry) - time.time() if isinstance(expiry, str) else math.inf
 
 
 def _begin(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import ssl
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -60,11 +61,33 @@ async def test_a_session_is_resumed_for_some_time_only(
 ) -> None:
     seen = Handshakes()
     async with scripted(seen, tls=server_tls) as server, HttpProber(trusting(certificate)) as prober:
+        for seconds in (0.0, LONG, LONG):
+            monkeypatch.setattr(tls_socket, "RESUMPTION_SECONDS", seconds)
+            assert (await prober(f"{server.url}/health", timeout=LONG))[1] is None
+    assert seen.resumed == [False, False, True]
+
+
+async def test_no_session_outlives_the_certificate(
+    server_tls: ssl.SSLContext, certificate: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen, now = Handshakes(), time.time()
+    async with scripted(seen, tls=server_tls) as server, HttpProber(trusting(certificate)) as prober:
+        for days in (0, 0, 3, 3):
+            monkeypatch.setattr(time, "time", lambda: now + days * 86_400)  # noqa: B023
+            fresh = len(seen.resumed) == 2
+            assert (await prober.ask(f"{server.url}/health", timeout=LONG, fresh=fresh)).error is None
+    assert seen.resumed == [False, True, False, False]
+
+
+async def test_without_verification_no_certificate_limits_a_session(server_tls: ssl.SSLContext) -> None:
+    seen = Handshakes()
+    async with (
+        scripted(seen, tls=server_tls) as server,
+        HttpProber(RouterConfig(replica_tls_verify=False)) as prober,
+    ):
         for _ in range(2):
             assert (await prober(f"{server.url}/health", timeout=LONG))[1] is None
-        monkeypatch.setattr(tls_socket, "RESUMPTION_SECONDS", 0.0)
-        assert (await prober(f"{server.url}/health", timeout=LONG))[1] is None
-    assert seen.resumed == [False, True, False]
+    assert seen.resumed == [False, True]
 
 
 async def test_no_replica_gets_the_session_of_another(server_tls: ssl.SSLContext, certificate: Path) -> None:
