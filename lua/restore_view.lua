@@ -10,14 +10,17 @@
 -- The kind of an entry is `replica`, `removed` (the view has a removal) or `absent` (a complete view does not have the
 -- replica). Ages are only compared between views of one history, because another history may have ended before all of
 -- it was restored. So `absent` removes only a replica that an earlier view of the same history restored. After a
--- complete view, earlier views of its history are superseded.
+-- complete view, earlier views of its history are superseded. What comes and goes is not removed by that: it leaves by
+-- itself if its instance sends no heartbeat, or if its source does not have it.
 --
 -- A name that another replica was given after the loss stays with that one: the restored replica has no name then.
 --
 -- An entry ends with the known fields of the replica's hash: their count, then name and value of each. For a removed or
 -- absent replica these are the fields that every event must carry.
 --
--- An announced replica gets one time to live in which its instance may send a heartbeat.
+-- An announced replica gets one time to live in which its instance may send a heartbeat. What an operator said of a
+-- replica that comes and goes belongs to its name, or to its url if it has none. So it passes on to another instance
+-- that has that since the loss, unless an operator said something later.
 --
 -- KEYS    meta replicas removed announced departing routers names events queue settling ready_primary ready_secondary
 --         full spare_primary spare_secondary spare_answered replica_prefix leases_prefix affinity_prefix several_prefix
@@ -32,6 +35,7 @@
 
 -- include lib/keys.lua
 -- include lib/announced.lua
+-- include lib/discovered.lua
 -- include lib/doubt.lua
 -- include lib/ejection.lua
 -- include lib/history.lua
@@ -89,15 +93,20 @@ local function parse_origin(text)
   return revision, history, revision, history
 end
 
+-- Returns whether replicas of this source come and go by themselves.
+local function comes_and_goes(source)
+  return source == 'announced' or is_discovered(source)
+end
+
 -- Returns whether this view may write its entry for a replica that it knows as of the revision `known`.
 -- fields: the known fields of the replica.
 local function may_write(kind, replica, known, fields)
   local stored = redis.call('HMGET', replica, 'admin', 'restored_from', 'instance', 'source')
-  local admin, restored_from = stored[1], stored[2]
+  local admin, restored_from, source = stored[1], stored[2], stored[4]
   if admin and admin ~= 'removed' and stored[3] and fields.instance and stored[3] ~= fields.instance then
     return false -- the view has an earlier instance at this url
   end
-  if kind == 'removed' and admin and admin ~= 'removed' and stored[4] == 'announced'
+  if kind == 'removed' and admin and admin ~= 'removed' and source == 'announced'
     and stored[3] ~= fields.removed_instance then
     return false -- nobody has removed this instance
   end
@@ -109,9 +118,19 @@ local function may_write(kind, replica, known, fields)
     return false
   end
   if kind == 'absent' then
-    return via_history == view_history_id and admin ~= 'removed' and is_later(view_revision, via)
+    return via_history == view_history_id and admin ~= 'removed' and not comes_and_goes(source)
+      and is_later(view_revision, via)
   end
   return is_later(known, revision) or (known == revision and is_later(view_revision, via))
+end
+
+-- Returns the fields of a hash by name.
+local function read_fields(key)
+  local flat, fields = redis.call('HGETALL', key), {}
+  for i = 1, #flat, 2 do
+    fields[flat[i]] = flat[i + 1]
+  end
+  return fields
 end
 
 local function probed_at(ok_ms, failure_ms)
@@ -174,6 +193,53 @@ local function put_back(replica, url, entry)
   redis.call('HSET', keys.meta, 'next_order', whole(math.max(next_order, tonumber(known.order) + 1)))
 end
 
+-- Returns when an operator gave a replica in service its admin state; nil if none did.
+local function said_at(fields)
+  local is_leaving = fields.expired_at_ms or fields.withdrawn_at_ms or fields.removes_when_drained == '1'
+  if is_leaving or fields.admin == 'removed' or fields.admin_by == fields.source then
+    return nil
+  end
+  return tonumber(fields.admin_by_at_ms or '')
+end
+
+-- Returns the url, key and fields of the replica that has the name of this one, or its url if it has no name, and came
+-- in the same way since the loss; nil if there is none in service.
+local function successor(known, url)
+  local name = known.name or ''
+  url = name ~= '' and redis.call('HGET', keys.names, name) or url
+  local replica = keys.replica_prefix .. url
+  if type_refusal({replica, 'hash'}) then
+    return nil
+  end
+  local fields = read_fields(replica)
+  local is_same = fields.source == known.source and fields.name == name and fields.incarnation ~= known.incarnation
+  local is_in_service = fields.admin and fields.admin ~= 'removed' and not fields.expired_at_ms
+    and not fields.withdrawn_at_ms and fields.removes_when_drained ~= '1'
+  if is_same and is_in_service then
+    return url, replica, fields
+  end
+end
+
+-- Gives what an operator said of a replica to its successor.
+local function pass_on_admin(entry, reply)
+  local known, known_at = entry.known, said_at(entry.known)
+  if entry.kind ~= 'replica' or not known_at or not comes_and_goes(known.source) then
+    return
+  end
+  local url, replica, fields = successor(known, entry.url)
+  if not url or (said_at(fields) or 0) >= known_at then
+    return
+  end
+  redis.call('HSET', replica, 'admin', known.admin, 'admin_reason', known.admin_reason or '', 'admin_since_ms',
+    known.admin_since_ms, 'admin_by', known.admin_by or '', 'admin_by_at_ms', known.admin_by_at_ms)
+  if known.admin == 'disabled' then
+    forget_doubt(replica)
+  end
+  refresh_ready(replica, url)
+  emit_replica(now_ms, replica, url,
+    {'kind', 'view_restored', 'router', router, 'by', view_history_id, 'reason', view_revision}, reply)
+end
+
 -- Writes a tombstone. Its event informs the other routers, so that the removal is known even if this router stops.
 local function restore_tombstone(replica, url, entry)
   if redis.call('HEXISTS', replica, 'admin') == 0 then
@@ -208,6 +274,7 @@ for _, entry in ipairs(entries) do
     emit_replica(now_ms, replica, url,
       {'kind', 'view_restored', 'router', router, 'by', view_history_id, 'reason', view_revision}, reply)
   end
+  pass_on_admin(entry, reply)
 end
 if is_complete == '1' then
   redis.call('HSET', keys.meta, completed, view_revision)

@@ -128,7 +128,8 @@ async def test_a_dashboard_that_has_gone_frees_its_place(
 async def test_a_dashboard_that_is_not_read_loses_its_place(
     server: EmbeddedServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for module, name in ((connection, "ACCEPT_SECONDS"), (event_stream, "SEND_SECONDS")):
+    limits = [(connection, "REQUEST_SECONDS"), (connection, "ACCEPT_SECONDS"), (event_stream, "SEND_SECONDS")]
+    for module, name in limits:
         monkeypatch.setattr(module, name, 10 * SECONDS)
     monkeypatch.setattr(live_data, "MOST_CLIENTS", 1)
     monkeypatch.setattr(live_data, "SILENT_SECONDS", 0.0)

@@ -165,6 +165,7 @@ async def test_a_call_ends_some_leases_of_many_on_one_replica(space: Space) -> N
     assert (len(held_by(space, TWO)), in_flight(space)) == (1, 1)
 
 
+@pytest.mark.timeout(240)
 async def test_fifty_thousand_leases_are_reaped_in_short_calls(space: Space) -> None:
     count = 50_000
     urls = [f"http://10.1.{number // 250}.{number % 250}:80" for number in range(500)]

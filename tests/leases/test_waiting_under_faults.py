@@ -48,10 +48,15 @@ def depth(space: Space) -> int:
     return int(space.raw.zcard(space.keys.queue))
 
 
+def waiters(space: Space) -> set[str]:
+    return set(space.raw.zrange(space.keys.queue, 0, -1))
+
+
 async def wait_in_line(space: Space, registry: SharedReplicaRegistry, **how: Any) -> asyncio.Task[Lease]:
-    before = depth(space)
+    """Return what waits, once it does; others may leave meanwhile."""
+    before = waiters(space)
     task = asyncio.create_task(registry.acquire(**({"timeout": LONG} | how)))
-    await until(lambda: depth(space) > before)
+    await until(lambda: waiters(space) - before)
     return task
 
 
