@@ -176,6 +176,19 @@ async def test_a_response_may_arrive_in_many_records(server_tls: ssl.SSLContext,
         assert (await prompt(prober, f"{server.url}/health")).error is None
 
 
+async def test_several_records_may_arrive_together(server_tls: ssl.SSLContext, trusting_tls: ssl.SSLContext) -> None:
+    body = b"x" * 40_000
+    response = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body)
+
+    async def script(peer: Peer) -> None:
+        await peer.request()
+        await peer.send(response)
+        await peer.gone()
+
+    async with scripted(script, tls=server_tls) as server, HttpProber(ssl_context=trusting_tls) as prober:
+        assert (await prompt(prober, f"{server.url}/health")).error is None
+
+
 async def test_a_request_larger_than_a_record_is_sent_whole(
     server_tls: ssl.SSLContext, trusting_tls: ssl.SSLContext
 ) -> None:
