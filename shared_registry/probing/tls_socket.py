@@ -7,6 +7,7 @@ opens a connection spends a large part of its time on these.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import math
 import os
@@ -188,12 +189,10 @@ class TlsSocket(asyncio.Protocol):
                 return
 
     def _encrypt(self) -> None:
-        while self._unsent:
-            try:
-                count = self._tls.write(self._unsent)
-            except ssl.SSLWantReadError:
-                return
-            self._unsent = self._unsent[count:]
+        if self._unsent:
+            with contextlib.suppress(ssl.SSLWantReadError):
+                self._tls.write(self._unsent)  # all of it, since memory takes any amount
+                self._unsent = b""
 
     def _flush(self) -> None:
         if self._outgoing.pending:
