@@ -103,8 +103,9 @@ end
 local function may_write(kind, replica, known, fields)
   local stored = redis.call('HMGET', replica, 'admin', 'restored_from', 'instance', 'source')
   local admin, restored_from, source = stored[1], stored[2], stored[4]
-  if admin and admin ~= 'removed' and stored[3] and fields.instance and stored[3] ~= fields.instance then
-    return false -- the view has an earlier instance at this url
+  local is_other = stored[3] and fields.instance and stored[3] ~= fields.instance
+  if admin and admin ~= 'removed' and is_other and stored[3] ~= fields.removed_instance then
+    return false -- the view has an earlier instance at this url, or one that an operator did not remove
   end
   if kind == 'removed' and admin and admin ~= 'removed' and source == 'announced'
     and stored[3] ~= fields.removed_instance then

@@ -1,7 +1,7 @@
 """The command `shared-registry`, also as `python -m shared_registry` where its script is not on the PATH.
 
 `--version` and all forms of `--help` import none of the commands: they answer in a tenth of the time that the imports
-would take. The commands that only read do without typer in their usual forms (see `cli/short_cuts.py`).
+would take. `serve` and the commands that only read do without typer in their usual forms (see `cli/short_cuts.py`).
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def main() -> None:
         elif text := _help():
             _print(text)
         elif short_cut := _short_cut():
-            _run(short_cut)
+            sys.exit(_run(short_cut))
         else:
             from shared_registry.aio.garbage import no_collections  # noqa: PLC0415  the answers above do without
 
@@ -65,20 +65,21 @@ def _short_cut() -> ShortCut | None:
     return short_cut(sys.argv[1:])
 
 
-def _run(short_cut: ShortCut) -> None:
-    """Run a command that ends soon, without collecting its garbage."""
-    gc.disable()
+def _run(short_cut: ShortCut) -> int:
+    """Run a command; without collecting its garbage, if it ends soon. Return the exit code."""
+    if short_cut.ends_soon:
+        gc.disable()
     try:
-        short_cut.run()
+        return short_cut.run()
     except RegistryError as error:
         from shared_registry.cli.exit_codes import exit_code  # noqa: PLC0415
 
         sys.stderr.write(f"error: {error}\n")
-        sys.exit(exit_code(error))
+        return exit_code(error)
     except BrokenPipeError:
-        _end_without_output()
+        return _end_without_output()
     except KeyboardInterrupt:
-        sys.exit(INTERRUPTED)
+        return INTERRUPTED
     finally:
         gc.freeze()  # or Python searches all objects at its exit, which takes as long as the command
 
@@ -104,12 +105,13 @@ def _print(text: str) -> None:
         sys.stdout.write(text)
         sys.stdout.flush()
     except BrokenPipeError:
-        _end_without_output()
+        sys.exit(_end_without_output())
 
 
-def _end_without_output() -> None:
+def _end_without_output() -> int:
+    """Return the exit code of a command whose output nobody reads any more."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python tries again at its exit, and says so
-    sys.exit(1)
+    return 1
 
 
 if __name__ == "__main__":

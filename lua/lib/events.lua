@@ -14,9 +14,7 @@ local MAX_EVENTS = '10000'
 local NOT_IN_EVENTS = {
   in_flight = true, revision = true, spec_request = true, failing_witness = true, prober_report = true,
   reported_at_ms = true, sessions_failing_since_ms = true, session_failures = true, failing_client = true,
-  announced_at_ms = true, unreached_from = true, returned_at_ms = true, removed_by = true,
-  removed_instance = true,
-  last_heartbeat_at_ms = true,
+  announced_at_ms = true, unreached_from = true, returned_at_ms = true, removed_by = true, last_heartbeat_at_ms = true,
   missing_since_ms = true,
 }
 

@@ -11,13 +11,11 @@ from typing import Literal
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from shared_registry.aio.from_files import FromFiles
 from shared_registry.api.problems import ApiProblem
+from shared_registry.api.tokens import Tokens
 from shared_registry.config import RouterConfig
-from shared_registry.config.admin_tokens import RIGHTS, AdminToken, Right, read_admin_tokens
+from shared_registry.config.admin_tokens import RIGHTS, AdminToken, Right
 from shared_registry.config.api_keys import digest_of
-from shared_registry.config.key_file import lines_of_key_file
-from shared_registry.errors import ConfigError
 
 OPEN_PAGES = frozenset({"/healthz", "/readyz"})
 """The pages of which load balancers and Kubernetes ask without a token."""
@@ -29,19 +27,6 @@ CERTIFICATE = "shared_registry.certificate"
 """The extension of a scope with the name in the client's certificate, if that has been verified."""
 CALLER = "shared_registry.caller"
 """The key of a scope with the name of the token's owner; empty without a token."""
-
-
-class Tokens(FromFiles[dict[bytes, AdminToken]]):
-    """The tokens of a router, by digest."""
-
-    def __init__(self, config: RouterConfig) -> None:
-        """Read the tokens. Blocks while their file is read.
-
-        Raises:
-            ConfigError: The file cannot be read, or contains something else than tokens.
-        """
-        files = [config.admin_tokens_file] if config.admin_tokens_file else []
-        super().__init__(files, lambda: _tokens_of(config), what="tokens of the admin address")
 
 
 class Access:
@@ -148,18 +133,3 @@ def _token_in(headers: Headers) -> str | None:
         return None
     scheme, _, token = given[0].partition(" ")
     return token.strip() if scheme.lower() == "bearer" and len(given) == 1 else ""
-
-
-def _tokens_of(config: RouterConfig) -> dict[bytes, AdminToken]:
-    tokens = list(config.admin_tokens)
-    if config.admin_tokens_file:
-        tokens += _in_file(config.admin_tokens_file)
-    return {token.digest: token for token in tokens}
-
-
-def _in_file(file: str) -> tuple[AdminToken, ...]:
-    name = "admin_tokens_file"
-    tokens = read_admin_tokens(lines_of_key_file(name, file), lambda number: f"{name}: {file} line {number}", first=1)
-    if not tokens:
-        raise ConfigError(f"{name}: {file} has no token; add a line such as 'ops: sha256:HEX operate'")
-    return tokens

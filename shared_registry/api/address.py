@@ -1,7 +1,4 @@
-"""The admin address of a router: where it listens, and whether it does.
-
-Its server is imported only if there is an address, because it needs some megabytes of memory.
-"""
+"""The admin address of a router: where it listens, and whether it does. Its server is imported only if it does."""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from shared_registry.api.access import Access, ReadGuard, Tokens
+from shared_registry.api.access import Access, ReadGuard
 from shared_registry.api.described import DescribedApi
 from shared_registry.api.documented_pages import DOCUMENT_PATH
 from shared_registry.api.envoy import discovery
@@ -20,6 +20,7 @@ from shared_registry.api.live_data import LiveData
 from shared_registry.api.page import FILES, file_of_page
 from shared_registry.api.pick import pick
 from shared_registry.api.pieces import PiecewiseResponse
+from shared_registry.api.tokens import Tokens
 from shared_registry.api.v1 import api_operations, api_routes, no_such_path, wrong_method
 from shared_registry.config import RouterConfig
 from shared_registry.proxy.answers import Answer

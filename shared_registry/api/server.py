@@ -1,31 +1,34 @@
-"""Serves the admin address, by uvicorn in the router's own event loop."""
+"""Serves the admin address of one router.
+
+What answers is imported when the first client connects: Starlette, uvicorn, the client library of Prometheus and the
+API need some 10 MB of memory. What has to be counted from the start, for metrics and the dashboard, does without them.
+"""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import socket
-from collections.abc import Iterator
+import sys
+from typing import TYPE_CHECKING
 
-import uvicorn
-
-from shared_registry.api.access import Tokens
-from shared_registry.api.app import admin_app
-from shared_registry.api.connection import ImpatientConnection
+from shared_registry.aio.daemon_thread import call_in_daemon_thread
+from shared_registry.aio.unused_memory import give_back
 from shared_registry.api.live_data import LiveData
 from shared_registry.api.mutual_tls import AdminTls
+from shared_registry.api.tokens import Tokens
 from shared_registry.config import RouterConfig
 from shared_registry.proxy import listening
 from shared_registry.proxy.app import Router
-from shared_registry.telemetry.page import MetricsPage
+from shared_registry.telemetry.counting import Counting
+
+if TYPE_CHECKING:
+    from shared_registry.api.answers import Answers
 
 MOST_REQUESTS = 100
 """The most connections at once that are answered, besides those that hold leases; others get 503."""
-STOP_SECONDS = 1
-"""How long responses under way have to end when the router stops."""
-MARGIN_SECONDS = 1.0
-"""How much longer the server itself may take, and then what it leaves."""
+SHORT_TURN_SECONDS = 0.0005
+"""For how long a thread that imports may keep the event loop waiting each time. Python's own time is ten times that."""
 logger = logging.getLogger(__name__)
 
 
@@ -54,72 +57,51 @@ class AdminServer:
 
     async def serve(self, router: Router) -> None:
         """Serve until cancelled, then end the responses under way, within some seconds."""
-        metrics, live, tls = MetricsPage(router), LiveData(router), self._tls
-        server = _QuietUvicorn(
-            uvicorn.Config(
-                admin_app(router, self._config, metrics, live, self._tokens),
-                http=ImpatientConnection,
-                ws="none",
-                lifespan="off",
-                interface="asgi3",
-                log_config=None,
-                log_level=logging.WARNING,
-                access_log=False,
-                proxy_headers=False,
-                server_header=False,
-                date_header=False,
-                limit_concurrency=MOST_REQUESTS + self._config.max_api_leases,
-                timeout_graceful_shutdown=STOP_SECONDS,
-                ssl_context_factory=(lambda *_: tls.context) if tls else None,
-            )
-        )
-        works = [metrics.run(), live.run()]
+        counting, live = Counting(router), LiveData(router)
+        works = [counting.run(), live.run(), self._answer(router, counting, live)]
         if self._tokens.has_files:
             works.append(self._tokens.follow())
-        if tls:
-            works.append(tls.follow())
+        if self._tls:
+            works.append(self._tls.follow())
         async with asyncio.TaskGroup() as tasks:
-            serving = tasks.create_task(server.serve(sockets=[self._listener]))
-            beside = [tasks.create_task(work) for work in works]
+            running = [tasks.create_task(work) for work in works]
             logger.info("admin: serving on %s", self.url, extra={"admin_url": self.url})
             try:
-                await asyncio.wait([serving, *beside], return_when=asyncio.FIRST_COMPLETED)
+                await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
             finally:
-                for task in beside:
+                for task in running:
                     task.cancel()
-                server.stop()
-                await asyncio.wait([serving], timeout=STOP_SECONDS + MARGIN_SECONDS)
-                serving.cancel()
-                await server.end_answers()
+
+    async def _answer(self, router: Router, counting: Counting, live: LiveData) -> None:
+        await _readable(self._listener)
+
+        def load() -> Answers:
+            from shared_registry.api.answers import Answers  # noqa: PLC0415
+            from shared_registry.api.app import admin_app  # noqa: PLC0415
+            from shared_registry.telemetry.page import MetricsPage  # noqa: PLC0415
+
+            app = admin_app(router, self._config, MetricsPage(router, counting), live, self._tokens)
+            return Answers(app, MOST_REQUESTS + self._config.max_api_leases, self._tls.context if self._tls else None)
+
+        usual = sys.getswitchinterval()
+        sys.setswitchinterval(SHORT_TURN_SECONDS)
+        try:
+            answers = await call_in_daemon_thread(load)
+        except Exception:  # such as after an upgrade of packages, which must not end the router's sessions
+            logger.exception("admin: cannot be imported, so nothing answers there; restart the router")
+            self._listener.close()
+            return
+        finally:
+            sys.setswitchinterval(usual)
+        give_back()
+        await answers.run_until_cancelled(self._listener)
 
 
-class _QuietUvicorn(uvicorn.Server):
-    """A server that leaves signals to the router, and wakes only when it is to stop.
-
-    uvicorn's own one asks ten times a second whether to stop, and notes the date. Here connections note it.
-    """
-
-    def __init__(self, config: uvicorn.Config) -> None:
-        super().__init__(config)
-        self._stopping = asyncio.Event()
-
-    def stop(self) -> None:
-        """Ask the server to end."""
-        self.should_exit = True
-        self._stopping.set()
-
-    async def end_answers(self) -> None:
-        """End what still answers. On a busy machine, the server may have been cancelled before it did so."""
-        for connection in tuple(self.server_state.connections):
-            connection.transport.abort()
-        if answers := set(self.server_state.tasks):
-            _, pending = await asyncio.wait(answers, timeout=MARGIN_SECONDS)
-            for task in pending:
-                task.cancel()
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        yield
-
-    async def main_loop(self) -> None:
-        await self._stopping.wait()
+async def _readable(listener: socket.socket) -> None:
+    """Wait for a client. It is not accepted."""
+    loop, came = asyncio.get_running_loop(), asyncio.Event()
+    loop.add_reader(listener, came.set)
+    try:
+        await came.wait()
+    finally:
+        loop.remove_reader(listener)

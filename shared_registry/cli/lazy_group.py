@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, MutableMapping
-from contextlib import nullcontext
 from importlib import import_module
 from typing import Any
 
@@ -12,7 +11,7 @@ from typer.main import get_group
 
 from shared_registry.aio.garbage import no_collections
 from shared_registry.cli.help_text import HELPS
-from shared_registry.cli.short_cuts import lean_imports
+from shared_registry.cli.lean_imports import lean_imports
 
 MODULES = {
     "serve": "serve",
@@ -42,8 +41,6 @@ MODULES = {
 """The module of each subcommand, in the order of the help. Its `commands` has the subcommand."""
 GROUPS = {"config", "api-key"}
 """Subcommands with subcommands of their own: all `commands` of their module."""
-SERVING = {"serve", "demo"}
-"""Subcommands that may trace sessions."""
 
 
 class LazyGroup(TyperGroup):
@@ -106,7 +103,7 @@ class LazyCommands(MutableMapping[str, Any]):
 
 
 def _imported(name: str, module: str) -> Any:
-    with no_collections(), nullcontext() if name in SERVING else lean_imports():
+    with no_collections(), lean_imports():
         commands = import_module(f"shared_registry.cli.{module}").commands
     commands.rich_markup_mode = None  # rich is slow to import, and a help of plain text can be read by programs too
     group = get_group(commands)

@@ -7,17 +7,14 @@ import signal
 import socket
 import sys
 
+from shared_registry.aio.garbage import no_collections
 from shared_registry.aio.process_channel import ProcessChannel
 from shared_registry.aio.stop_signals import ignore_for_good
-from shared_registry.api.address import admin_address
 from shared_registry.cli.exit_codes import OK, exit_code
+from shared_registry.cli.lean_imports import lean_imports
 from shared_registry.cli.log_output import log_to_stderr, set_log_level
 from shared_registry.cli.serving_loop import serving_loop_factory
 from shared_registry.errors import RegistryError
-from shared_registry.proxy import descriptors
-from shared_registry.proxy.worker import Worker
-from shared_registry.proxy.worker_messages import Begin, Failed
-from shared_registry.telemetry.works import telemetry_works
 
 
 def main(listener: int, channel: int) -> int:
@@ -34,6 +31,12 @@ def main(listener: int, channel: int) -> int:
 
 
 async def _serve(listener: socket.socket, to_parent: socket.socket) -> int:
+    with no_collections(), lean_imports():
+        from shared_registry.api.address import admin_address  # noqa: PLC0415
+        from shared_registry.proxy import descriptors  # noqa: PLC0415
+        from shared_registry.proxy.worker import Worker  # noqa: PLC0415
+        from shared_registry.proxy.worker_messages import Begin, Failed  # noqa: PLC0415
+        from shared_registry.telemetry.works import telemetry_works  # noqa: PLC0415
     channel = await ProcessChannel.over(to_parent)
     begin = await channel.receive()
     if not isinstance(begin, Begin):

@@ -243,7 +243,7 @@ class ServingSettings:
     """TCP port of the admin address. `auto`, the default, is 1000 above `port`, or any free port if that is 0, so that
     several routers on a machine need no further setting. Each worker is a router with an admin address of its own: the
     second has the next port, and so on. 0 takes any free port, which the router logs. `off` serves no admin address,
-    which saves some 5 MB for each worker."""
+    which saves little: what answers there, some 10 MB, is loaded for its first client."""
 
     agent_port: AgentPort = "off"
     """TCP port, at `admin_host`, that answers the agent checks of HAProxy, which then drains, weights and stops

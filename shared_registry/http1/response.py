@@ -166,7 +166,10 @@ class ResponseReader:
             self._head = self._head[self._head.find(_END_OF_HEAD) + len(_END_OF_HEAD) :]
             return
         head, self._head = self._head[: self._head.find(_END_OF_HEAD)], b""
-        fields = (_known_fields if len(head) <= LONGEST_KNOWN else _fields_of)(head)
+        is_usual = (
+            len(head) <= LONGEST_KNOWN and status != SWITCHING_PROTOCOLS
+        )  # the answer to each handshake is another
+        fields = (_known_fields if is_usual else _fields_of)(head)
         self._unread_bytes = 0
         self.status = status
         self.is_begun = True

@@ -73,7 +73,7 @@ def _entries(view: View, revision: str) -> tuple[list[list[str]], list[tuple[str
     known += [
         (it.restored_from, it.revision, removed_entry("removed", key, it.restored_from, it.instance))
         for key, it in sorted(view.removed.items())
-        if it.is_lasting
+        if it.is_lasting or it.instance
     ]
     entries: list[list[str]] = []
     own_writes: list[tuple[str, list[str]]] = []

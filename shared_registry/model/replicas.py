@@ -165,6 +165,8 @@ class ReplicaRecord:
             stays until that is confirmed. `None` if the source has it.
         expired_at: When it was put out of service because none came; `None` if it was not.
         withdrawn_at: When its instance, or its source of discovery, withdrew it; `None` if it did not.
+        removed_instance: The id of the instance that an operator removed last at its url, which does not come back;
+            empty if there is none.
         revision: The id of the last event that changed its routing-relevant state.
         restored_from: The revision and the history as of which the record is known. Set if the replica was restored
             after a loss of history or seeded from a config file, and not changed on purpose since; otherwise empty.
@@ -196,6 +198,7 @@ class ReplicaRecord:
     missing_since: float | None = None
     expired_at: float | None = None
     withdrawn_at: float | None = None
+    removed_instance: str = ""
     revision: str = ORIGIN
     restored_from: str = ""
 
@@ -315,8 +318,8 @@ class Removal(NamedTuple):
         revision: The revision of the removal, or a later one.
         restored_from: See `ReplicaRecord`.
         is_lasting: Whether an operator removed it. A replica that was withdrawn or expired may come back at any time,
-            so its removal is not restored after a loss of history.
-        instance: The instance that an operator removed; empty if the replica was not announced.
+            so its removal is not restored after a loss of history, unless there is an instance that must not.
+        instance: The instance that an operator removed last; empty if there is none.
     """
 
     revision: str
@@ -328,4 +331,4 @@ class Removal(NamedTuple):
     def of(cls, record: ReplicaRecord) -> Removal:
         """Return the removal that the record of an event shows."""
         has_left = record.expired_at is not None or record.withdrawn_at is not None
-        return cls(record.revision, record.restored_from, not has_left, record.instance)
+        return cls(record.revision, record.restored_from, not has_left, record.removed_instance)

@@ -228,7 +228,9 @@ class ClientConnection(asyncio.Protocol):
             raise _Unacceptable
         method, version = parser.get_method().decode("ascii"), parser.get_http_version()
         try:
-            head = (known_head if unread <= LONGEST_KNOWN else RequestHead)(tuple(self._fields), version)
+            # The heads of handshakes are not remembered: each has another key.
+            is_usual = unread <= LONGEST_KNOWN and not parser.should_upgrade()
+            head = (known_head if is_usual else RequestHead)(tuple(self._fields), version)
             fields: Headers = head.fields
             if method != "CONNECT":
                 self._target, fields = origin_form(self._target, fields)
@@ -406,8 +408,7 @@ class ClientConnection(asyncio.Protocol):
         """
         transport = cast("asyncio.Transport", self._transport)
         transport.set_protocol(protocol)
-        early = bytes(self._early)
-        self._early.clear()
+        early, self._early = self._early, b""
         return transport, early
 
     # Inside
@@ -474,7 +475,7 @@ class ClientConnection(asyncio.Protocol):
         exchange = cast("Exchange", self._incoming)
         self._incoming = self._parser = None
         self._target, self._fields = b"", []
-        self._early = bytearray()
+        self._early = b""
         self._keep_early(data)
         self._queue.append(exchange)
 

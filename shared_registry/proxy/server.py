@@ -17,6 +17,7 @@ from typing import Any
 
 from shared_registry.aio.garbage import rare_collections
 from shared_registry.aio.stop_signals import StopRequest
+from shared_registry.aio.unused_memory import give_back
 from shared_registry.config import RouterConfig
 from shared_registry.proxy import closing, listening
 from shared_registry.proxy.acceptor import Acceptor
@@ -74,7 +75,7 @@ async def serve_clients(
         router.descriptors.limit(lambda: len(router.site.clients))
         router.descriptors.report(config)
         on_listening(url)  # a session that comes from now on is held until the router has opened
-        async with router.running(wait_seconds=wait_seconds, beside=beside):
+        async with router.running(wait_seconds=wait_seconds, beside=[*beside, _give_back_once]):
             server.start()
             try:
                 await stop.asked.wait()
@@ -142,6 +143,11 @@ class _Server:
                 self._leaving = client
                 return True
         return False
+
+
+async def _give_back_once(router: Router) -> None:
+    await router.settled()
+    give_back()
 
 
 async def _grace(router: Router, stop: StopRequest, seconds: float) -> None:

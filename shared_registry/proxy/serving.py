@@ -70,7 +70,9 @@ class Serving:
 
 async def _serve(exchange: Exchange, work: InTask) -> None:
     try:
-        await work()
+        under_way = work()
+        del work  # which a session would keep as long as it lasts
+        await under_way
     except asyncio.CancelledError:
         if exchange.refusal is None:
             raise

@@ -7,7 +7,6 @@ import random
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from importlib.metadata import entry_points
 
 from shared_registry.errors import UsageError
 from shared_registry.selection.loads import Loads
@@ -91,6 +90,8 @@ def find_policy(name: str) -> Policy:
         UsageError: There is no such policy. The message suggests the nearest name.
     """
     if name not in _policies:
+        from importlib.metadata import entry_points  # noqa: PLC0415  it takes 2 MB, and few have policies of their own
+
         for point in entry_points(group=ENTRY_POINTS, name=name):
             register_policy(name, point.load())
     if name in _policies:

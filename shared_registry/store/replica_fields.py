@@ -208,6 +208,7 @@ FIELDS = (
     _record("missing_since_ms", TIME, Group.PRESENT, attribute="missing_since", is_in_events=False),
     _record("expired_at_ms", TIME, Group.OPERATION, attribute="expired_at", documents=Document.STATUS),
     _record("withdrawn_at_ms", TIME, Group.OPERATION, attribute="withdrawn_at"),
+    _record("removed_instance", REMARK, Group.OPERATION),
     _record("revision", TEXT, Group.PRESENT, is_required=True, is_in_events=False),
     _record("restored_from", TEXT, Group.PRESENT),
 )
@@ -224,7 +225,6 @@ ONLY_FOR_SCRIPTS = (
     "unreached_from",
     "returned_at_ms",
     "removed_by",
-    "removed_instance",
 )
 """Fields of the hash that only scripts read and write. Events do not carry them."""
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from shared_registry import happenings as h
-from shared_registry.telemetry.collector import Samples
+
+if TYPE_CHECKING:
+    from shared_registry.telemetry.collector import Samples  # which imports prometheus_client
 
 ELECTED = "elected"
 TERM_ENDS = (ELECTED, *(end.value for end in h.TermEnd))

@@ -16,10 +16,9 @@ from shared_registry.proxy.remembered import Remembered
 from shared_registry.store.figure_reader import Figures
 from shared_registry.telemetry import exposition
 from shared_registry.telemetry.collector import OneMetric, Samples
+from shared_registry.telemetry.counting import Counting
 from shared_registry.telemetry.families import OF_POOL, OF_REPLICA, OF_REPLICA_COUNTS, OF_ROUTER
 from shared_registry.telemetry.fleet import CountsByReplica, Fleet
-from shared_registry.telemetry.happened import Happened
-from shared_registry.telemetry.loop_lag import LoopLag
 from shared_registry.telemetry.served import put_traffic
 from shared_registry.telemetry.view import put_discovery, put_fleet, put_view
 from shared_registry.telemetry.work import put_work
@@ -35,30 +34,24 @@ class MetricsPage:
     Redis is read at most once per `refresh_seconds`. While it is away, the page shows this router's view, with its age.
     """
 
-    def __init__(self, router: Router) -> None:
+    def __init__(self, router: Router, counting: Counting) -> None:
         """Set up; nothing is read before `render()`.
 
         Args:
             router: The router.
+            counting: What has been counted since its start.
         """
         self._router = router
-        self._lag = LoopLag()
+        self._counting = counting
         self._process = CollectorRegistry()  # of its own: several routers may run in one process
         ProcessCollector(registry=self._process)
         self._figures = {
             name: Remembered(pool.registry.figures, seconds=pool.config.refresh_seconds)
             for name, pool in router.pools.items()
         }
-        self._happened = {name: Happened() for name in router.pools}
-        for name, pool in router.pools.items():
-            pool.registry.subscribe(self._happened[name].listen, with_sessions=False)
         self._page = Remembered(
             self._render, seconds=min(pool.config.refresh_seconds for pool in router.pools.values())
         )
-
-    async def run(self) -> None:
-        """Measure the lag of the event loop until cancelled."""
-        await self._lag.run()
 
     async def render(self) -> Sequence[bytes]:
         """Return the page, in pieces. It may be as old as `refresh_seconds`."""
@@ -86,7 +79,7 @@ class MetricsPage:
     def _put_router(self, samples: Samples) -> None:
         samples.put("sr_build_info", 1, __version__)
         samples.put("sr_clients", len(self._router.site.clients))
-        samples.put_distribution("sr_event_loop_lag_seconds", self._lag.lags)
+        samples.put_distribution("sr_event_loop_lag_seconds", self._counting.lag.lags)
         for kind, count in self._router.site.refusals.counts.items():
             status, _, error = kind.rpartition(" ") if kind.startswith("WebSocket") else kind.partition(" ")
             samples.put("sr_refusals_total", count, status, error)
@@ -97,7 +90,7 @@ class MetricsPage:
         await fleet.count()
         put_view(samples, pool)
         put_discovery(samples, pool)
-        self._happened[pool.name].put(samples, pool.name)
+        self._counting.happened[pool.name].put(samples, pool.name)
         put_work(samples, pool)
         put_traffic(samples, pool.traffic, pool.name)
         put_fleet(samples, fleet, pool.name)
@@ -119,4 +112,4 @@ class MetricsPage:
 
     def _counts(self, pool: Pool) -> Sequence[CountsByReplica]:
         """Return the counts by replica, in the order of `OF_REPLICA_COUNTS`."""
-        return [dict(self._happened[pool.name].transitions), dict(pool.traffic.failures)]
+        return [dict(self._counting.happened[pool.name].transitions), dict(pool.traffic.failures)]

@@ -15,8 +15,7 @@ import httpx
 import pytest
 from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
-from shared_registry.api import connection, event_stream, live_data
-from shared_registry.api import server as admin_server
+from shared_registry.api import answers, connection, event_stream, live_data
 from shared_registry.embedded import EmbeddedServer
 from tests.proxy.conftest import SECONDS
 from tests.support.shown_fleet import shown_fleet
@@ -200,7 +199,7 @@ async def test_a_dashboard_that_is_read_stays(
 
 
 async def test_nothing_answers_after_a_hasty_stop(server: EmbeddedServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(admin_server, "STOP_SECONDS", -admin_server.MARGIN_SECONDS)  # no time at all
+    monkeypatch.setattr(answers, "STOP_SECONDS", -answers.MARGIN_SECONDS)  # no time at all
     monkeypatch.setattr(connection, "ACCEPT_SECONDS", 10 * SECONDS)
     before = asyncio.all_tasks()
     with contextlib.ExitStack() as stack:

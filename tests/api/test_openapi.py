@@ -11,12 +11,13 @@ import pytest
 import pytest_asyncio
 from starlette.routing import Route
 
-from shared_registry.api.access import Tokens
 from shared_registry.api.app import admin_app
 from shared_registry.api.live_data import LiveData
 from shared_registry.api.page import FILES
+from shared_registry.api.tokens import Tokens
 from shared_registry.api.v1 import ByMethod
 from shared_registry.config import RouterConfig
+from shared_registry.telemetry.counting import Counting
 from shared_registry.telemetry.page import MetricsPage
 from tests.proxy.conftest import RunningRouter, StartRouter
 from tests.support.backend import Backend
@@ -45,7 +46,7 @@ async def test_the_document_has_each_route_and_no_other(
 ) -> None:
     running = await start_with_admin(backend.url)
     config, router = RouterConfig(), running.router
-    app = admin_app(router, config, MetricsPage(router), LiveData(router), Tokens(config))
+    app = admin_app(router, config, MetricsPage(router, Counting(router)), LiveData(router), Tokens(config))
     served = set()
     for route in app.routes:
         assert isinstance(route, Route)

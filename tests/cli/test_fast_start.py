@@ -190,7 +190,7 @@ def test_a_short_cut_says_that_redis_is_away() -> None:
 def test_lean_imports_leave_other_modules_to_others() -> None:
     code = (
         "import importlib\n"
-        "from shared_registry.cli.short_cuts import lean_imports\n"
+        "from shared_registry.cli.lean_imports import lean_imports\n"
         "with lean_imports(): import redis\n"
         "import importlib.metadata, opentelemetry.trace\n"
         "assert importlib.metadata.version('redis') == redis.__version__\n"

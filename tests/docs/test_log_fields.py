@@ -21,7 +21,7 @@ FIELD_OF = {
 }
 """The field that a line must have whose message is made with a variable or an attribute of that name."""
 PACKAGE = ROOT / "shared_registry"
-ADDRESSES = {"api/server.py", "cli/serve.py"}
+ADDRESSES = {"api/server.py", "cli/serving.py"}
 """There, `url` is this router's own address, and the field is not `replica`."""
 
 

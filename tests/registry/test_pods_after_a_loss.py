@@ -6,9 +6,11 @@ from typing import Any
 
 import pytest
 
+from shared_registry.mirror.restoration import restore_view
 from shared_registry.model import AdminState, ReplicaEndpoint, ReplicaRecord, Term
+from shared_registry.selection.view import View
 from shared_registry.store.codec import removed_entry, restored_entry
-from shared_registry.store.replies import BeatWord
+from shared_registry.store.replies import Announced, AnnouncedAs, BeatWord
 from tests.support.space import A, B, Space
 
 pytestmark = pytest.mark.usefixtures("stays_sound")
@@ -18,9 +20,10 @@ EARLIER, LATER = "5-0", "6-0"
 NAME = "pod-1"
 
 
-async def announce(space: Space, url: str = A, instance: str = "aaaa", **spec: Any) -> None:
+async def announce(space: Space, url: str = A, instance: str = "aaaa", **spec: Any) -> Announced:
     endpoint = ReplicaEndpoint(url, **spec)
-    await space.store.announce(url, endpoint, owner="me", instance=instance, ttl_seconds=10.0, request=f"r-{instance}")
+    request = f"r-{instance}"
+    return await space.store.announce(url, endpoint, owner="me", instance=instance, ttl_seconds=10.0, request=request)
 
 
 async def record(space: Space, url: str = A) -> ReplicaRecord:
@@ -159,3 +162,43 @@ async def test_a_removal_that_a_later_view_knows_counts(space: Space) -> None:
     removal = removed_entry("removed", A, "", "aaaa")
     assert await space.store.restore([removal], view_history_id=LOST, view_revision=LATER) != []
     assert (await space.store.beat(A, "aaaa")).word is BeatWord.REMOVED
+
+
+async def replaced(space: Space) -> ReplicaRecord:
+    """Let an operator remove one instance, and another one announce the same url; lose all data."""
+    await announce(space)
+    await space.store.deregister(A, space.incarnation(A), by="operator")
+    await announce(space, A, "bbbb")
+    lost = await record(space)
+    space.raw.delete(*space.dump())
+    return lost
+
+
+async def test_a_removed_instance_stays_out_though_another_followed(space: Space) -> None:
+    await put_back(space, await replaced(space))
+    await space.store.withdraw(A, "bbbb")
+    assert (await announce(space)).result is AnnouncedAs.REMOVED
+    assert (await announce(space, A, "cccc")).result is AnnouncedAs.CREATED
+
+
+async def test_a_removed_instance_that_came_first_gives_way(space: Space) -> None:
+    lost = await replaced(space)
+    await announce(space)
+    assert await put_back(space, lost) == [A]
+    assert (await space.store.beat(A, "aaaa")).word is BeatWord.TAKEN
+    assert (await space.store.beat(A, "bbbb")).word is BeatWord.HELD
+
+
+async def test_a_removal_is_put_back_though_its_follower_has_gone(space: Space) -> None:
+    await announce(space)
+    await space.store.deregister(A, space.incarnation(A), by="operator")
+    await announce(space, A, "bbbb")
+    await space.store.withdraw(A, "bbbb")
+    (event,) = await space.reader.last_events(1)
+    assert event.record is not None
+    view = View()
+    view.apply([event.record])
+    space.raw.delete(*space.dump())
+    await restore_view(space.store, space.reader, view, history_id=LOST, revision=LATER)
+    assert (await announce(space)).result is AnnouncedAs.REMOVED
+    assert (await announce(space, A, "bbbb")).result is AnnouncedAs.CREATED

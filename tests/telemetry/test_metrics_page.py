@@ -20,6 +20,7 @@ from shared_registry.model import (
     ReplicaStatus,
 )
 from shared_registry.telemetry import exposition
+from shared_registry.telemetry.counting import Counting
 from shared_registry.telemetry.families import EVERY, OF_REPLICA, PREFIX
 from shared_registry.telemetry.fleet import Fleet
 from shared_registry.telemetry.page import CONTENT_TYPE, MetricsPage
@@ -33,7 +34,7 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 
 async def scraped(router: RunningRouter) -> Scrape:
-    return Scrape(await MetricsPage(router.router).render())
+    return Scrape(await MetricsPage(router.router, Counting(router.router)).render())
 
 
 async def test_the_page_shows_the_fleet_and_the_leader(start_router: StartRouter) -> None:
@@ -65,7 +66,7 @@ async def test_sessions_and_waiters_show_on_the_page(start_router: StartRouter) 
         await until(lambda: registry.all()[0].endpoint.capacity == 1)
         async with asyncio.TaskGroup() as sessions:
             tasks = [sessions.create_task(router.http.get("/wait")) for _ in range(3)]
-            page = MetricsPage(router.router)
+            page = MetricsPage(router.router, Counting(router.router))
             await until(lambda: depth_is(page, 2), "two sessions wait")
             shown = Scrape(await page.render())
             backend.go_on.set()
@@ -91,7 +92,7 @@ async def test_the_page_shows_the_view_without_redis(
         router = await start_router(backend.url, redis_url=server.url, redis_timeout_seconds=0.3)
         os.kill(server.pid, signal.SIGSTOP)
         try:
-            page = MetricsPage(router.router)
+            page = MetricsPage(router.router, Counting(router.router))
             await until(lambda: fails_to_read(page), "Redis is away")
             await until(lambda: ages(page), "the view gets older")
             shown = Scrape(await page.render())
@@ -135,7 +136,7 @@ async def test_many_readers_cost_one_read_of_redis(start_router: StartRouter, mo
             return await read()
 
         monkeypatch.setattr(registry, "figures", counted)
-        page = MetricsPage(router.router)
+        page = MetricsPage(router.router, Counting(router.router))
         pages = await asyncio.gather(*(page.render() for _ in range(50)))
     assert reads == 1
     assert len(set(map(id, pages))) == 1
@@ -145,7 +146,7 @@ async def test_promtool_finds_no_fault_in_the_page(start_router: StartRouter) ->
     async with Backend() as backend:
         router = await start_router(backend.url, max_body_bytes=1024)
         await router.http.post("/upload", content=bytes(1025))
-        page = await MetricsPage(router.router).render()
+        page = await MetricsPage(router.router, Counting(router.router)).render()
     done = await asyncio.to_thread(
         subprocess.run,
         [find_program("promtool", "prometheus"), "check", "metrics"],

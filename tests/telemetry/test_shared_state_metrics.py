@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from shared_registry.telemetry.counting import Counting
 from shared_registry.telemetry.page import MetricsPage
 from tests.proxy.conftest import RunningRouter, StartRouter
 from tests.support.backend import Backend
@@ -18,7 +19,7 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 async def until_shown(router: RunningRouter, holds: Callable[[Scrape], bool], what: str) -> Scrape:
     """Return the first page for which that holds."""
-    page = MetricsPage(router.router)
+    page = MetricsPage(router.router, Counting(router.router))
     found: list[Scrape] = []
 
     async def is_shown() -> bool:
@@ -35,7 +36,7 @@ async def test_a_session_that_returns_counts_as_affinity(start_with_admin: Start
         for session in ("ann", "ann", "bob", "ann"):
             assert (await router.http.get("/x", headers={"x-session": session})).status_code == 200
         assert (await router.http.get("/x")).status_code == 200
-        page = Scrape(await MetricsPage(router.router).render())
+        page = Scrape(await MetricsPage(router.router, Counting(router.router)).render())
     assert page.value("sr_placements_total", outcome="affinity") == 2
     assert page.value("sr_placements_total", outcome="granted") == 3
     assert page.value("sr_acquire_duration_seconds_count", outcome="affinity") == 2
@@ -46,7 +47,7 @@ async def test_the_lag_of_events_is_measured(start_router: StartRouter) -> None:
     async with Backend() as backend:
         router = await start_router(backend.url)
         registry = router.router.pools[""].registry
-        before = Scrape(await MetricsPage(router.router).render())
+        before = Scrape(await MetricsPage(router.router, Counting(router.router)).render())
         await registry.drain(backend.url, by="ann")
         await registry.enable(backend.url, by="ann")
 

@@ -8,6 +8,7 @@ import socket
 import pytest
 from websockets.asyncio.client import connect
 
+from shared_registry.telemetry.counting import Counting
 from shared_registry.telemetry.page import MetricsPage
 from tests.proxy.conftest import RunningRouter, StartRouter
 from tests.support.backend import Backend
@@ -18,7 +19,7 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 
 async def scraped(router: RunningRouter) -> Scrape:
-    return Scrape(await MetricsPage(router.router).render())
+    return Scrape(await MetricsPage(router.router, Counting(router.router)).render())
 
 
 async def ended(router: RunningRouter, kind: str, outcome: str, count: int) -> Scrape:

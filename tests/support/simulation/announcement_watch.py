@@ -102,11 +102,17 @@ class AnnouncementWatch:
         listed = self._scores(self._keys.announced)
         if listed.keys() != self._listed_at.keys():
             self._listed_at = {url: self._listed_at.get(url, self._now()) for url in listed}
-        if name == "restore_view":  # a later view may know a later state of what another one has put back
-            now_ms = self._keyspace.now_ms()
-            renewed = [url for url in listed if float(self._replica(url).get("last_heartbeat_at_ms", 0)) >= now_ms - 1]
-            self._listed_at.update(dict.fromkeys(renewed, self._now()))
+        if name == "restore_view":
+            self._follow_view(listed)
         self._compare_loads(name)
+
+    def _follow_view(self, listed: dict[str, float]) -> None:
+        """A view may know a later state of what another one has put back, and what operators removed before a loss."""
+        now_ms = self._keyspace.now_ms()
+        renewed = [url for url in listed if float(self._replica(url).get("last_heartbeat_at_ms", 0)) >= now_ms - 1]
+        self._listed_at.update(dict.fromkeys(renewed, self._now()))
+        for url in [url for url in self._holders if self._replica(url).get("admin") == "removed"]:
+            del self._holders[url]
 
     def _now(self) -> float:
         return self._time() + self._small_steps
