@@ -134,12 +134,12 @@ async def measure_cell(routers: int, replicas: int, *, seconds: float) -> Figure
         server = stack.enter_context(EmbeddedServer())
         client = await stack.enter_async_context(client_of(server.url))
         store = Store(Clients.of(client), Keys(NAMESPACE), router="simulator", timeout_seconds=PATIENCE_SECONDS)
-        leader = await _filled(store, client, urls)
+        leader = await filled(store, client, urls)
         await leader.report(urls)
         settings = {"config": {"redis_url": server.url}, "sessions": SESSIONS_A_SECOND, "counts": counts}
         children = [
             Child("fleet_sim_process", settings | {"routers": count}, start_seconds=START_SECONDS)
-            for count in _split(routers, PROCESSES)
+            for count in split(routers, PROCESSES)
         ]
         await asyncio.gather(*(stack.enter_async_context(child) for child in children))
         await _ask(children, f"healthy {counts[0]}")
@@ -188,11 +188,11 @@ class Window:
 
 
 async def _window(client: Client, children: Sequence[Child], work: Callable[[], Any]) -> Window:
-    usage, cpu, traffic = await _ask(children, "usage"), await _redis_cpu(client), await Traffic.now(client)
+    usage, cpu, traffic = await _ask(children, "usage"), await redis_cpu(client), await Traffic.now(client)
     started = time.monotonic()
     await work()
     seconds = time.monotonic() - started
-    traffic_after, cpu_after, after = await Traffic.now(client), await _redis_cpu(client), await _ask(children, "usage")
+    traffic_after, cpu_after, after = await Traffic.now(client), await redis_cpu(client), await _ask(children, "usage")
     return Window(
         seconds,
         cpu_after - cpu,
@@ -202,7 +202,8 @@ async def _window(client: Client, children: Sequence[Child], work: Callable[[], 
     )
 
 
-async def _redis_cpu(client: Client) -> float:
+async def redis_cpu(client: Client) -> float:
+    """Return the CPU time of the server so far, in seconds."""
     cpu: dict[str, float] = await client.info("cpu")
     return cpu["used_cpu_user"] + cpu["used_cpu_sys"]
 
@@ -211,7 +212,8 @@ async def _ask(children: Sequence[Child], question: str) -> list[dict[str, Any]]
     return await asyncio.gather(*(child.ask(question) for child in children))
 
 
-async def _filled(store: Store, client: Client, urls: Sequence[str]) -> Leader:
+async def filled(store: Store, client: Client, urls: Sequence[str]) -> Leader:
+    """Register these replicas; return a leader that has not reported on them yet."""
     endpoints = {url: ReplicaEndpoint(url, capacity=4) for url in urls}
     async for one in store.register_all(endpoints, mode=Source.EXPLICIT):
         if one.error is not None:
@@ -234,7 +236,8 @@ async def _running(work: Any) -> AsyncIterator[None]:
         await asyncio.gather(task, return_exceptions=True)
 
 
-def _split(count: int, parts: int) -> list[int]:
+def split(count: int, parts: int) -> list[int]:
+    """Return how many of a number each of some processes has."""
     return [size for part in range(parts) if (size := count // parts + (part < count % parts))]
 
 

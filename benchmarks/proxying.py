@@ -75,8 +75,8 @@ async def measure(*, is_quick: bool) -> list[Row]:
 class Load:
     """Sends requests as fast as they are answered."""
 
-    def __init__(self, program: str, script: Path, seconds: int) -> None:
-        self._command = [program, "-t1", f"-c{CONNECTIONS}", f"-d{seconds}s", "-s", str(script)]
+    def __init__(self, program: str, script: Path, seconds: int, connections: int = CONNECTIONS) -> None:
+        self._command = [program, "-t1", f"-c{connections}", f"-d{seconds}s", "-s", str(script)]
         self.seconds = seconds
 
     async def run(self, url: str) -> int:

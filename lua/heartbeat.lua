@@ -49,6 +49,18 @@
 -- COST    O(log routers + probers + log announced + (urls + served) * (log replicas + log waiters))
 
 -- include lib/keys.lua
+-- include lib/schema.lua
+-- include lib/values.lua
+
+do -- a script has 200 local names at most
+-- include lib/usual_heartbeat.lua
+
+  local usual = send_usual()
+  if usual then
+    return usual
+  end
+end
+
 -- include lib/draining.lua
 -- include lib/expiry.lua
 -- include lib/ejection.lua

@@ -42,8 +42,12 @@ class Request(Protocol):
     def is_harmless(self) -> bool:
         """Whether it may be sent again although it may have been read."""
 
-    def flow_to(self, sink: ReplicaConnection) -> None:
-        """Send the body to a connection from now on, by `send` and `end_request`."""
+    def flow_to(self, sink: ReplicaConnection) -> bytes | None:
+        """Send the body to a connection from now on, by `send` and `end_request`.
+
+        Returns:
+            The whole body, if it is known and short. Then it is sent by the connection itself; `None` otherwise.
+        """
 
     def flow_nowhere(self) -> None:
         """Send the body to no connection any more."""
@@ -199,7 +203,9 @@ class ReplicaConnection(asyncio.Protocol):
 
         If the socket has something still to be read, it is unrequested data or the end of the connection.
         """
-        if not self.is_idle or self._loop.time() - self._idle_since >= longest_idle_seconds:
+        if not self._response.may_carry_more or self._transport.is_closing():  # then it has ended, or is ending
+            return False
+        if self._loop.time() - self._idle_since >= longest_idle_seconds:
             return False
         if self._poll is None:
             self._poll = select.poll()
@@ -246,21 +252,24 @@ class ReplicaConnection(asyncio.Protocol):
         self._receiver = receiver
         self._request = request
         self.has_received = self.is_unread = self._is_request_complete = False
-        self._stuck_since = None
+        self._stuck_since = self._sent_bytes_before = None
         self._is_chunked = request.is_chunked
         self._active_at = self._loop.time()
         if self.is_used and not self._is_tls and not request.is_harmless:
             self._sent_bytes_before = self._sent_bytes
-        else:
-            self._sent_bytes_before = None
         self._response.begin(receiver, is_head_request=request.method == "HEAD", is_upgrade=is_upgrade)
         try:
             # The head is sent together with what was received of the body, because each write costs a system call.
-            self._opening = [head]
-            request.flow_to(self)
-            opening, self._opening = b"".join(self._opening), None
-            self._sent_bytes += len(opening)
-            self._transport.write(opening)
+            self._opening = opening = [head]
+            body = request.flow_to(self)
+            self._opening = None
+            if body is None:
+                data = b"".join(opening)
+            else:
+                self._is_request_complete = True
+                data = head + body
+            self._sent_bytes += len(data)
+            self._transport.write(data)
         except BaseException:
             self.give_up()
             raise

@@ -1,7 +1,8 @@
 """Reads replicas' responses from the bytes of a connection, and refuses those that may be understood in two ways.
 
 The parser is llhttp (`httptools`). What it lets through is refused here: other protocols and versions of HTTP, transfer
-encodings other than chunked, control characters in headers, and heads that do not end.
+encodings other than chunked, control characters in headers, and heads that do not end. A response with a known head
+is not parsed again; see `known_heads`.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import Protocol
 import httptools
 
 from shared_registry.http1.fields import WITHOUT_BODY, Headers, malformed, name_of
+from shared_registry.http1.known_heads import KnownHeads
 
 LONGEST_HEAD = 64 * 1024
 """The most bytes of a response's head, or of a body's framing between two pieces of it."""
@@ -25,6 +27,10 @@ _END_OF_HEAD = b"\r\n\r\n"
 _FIELD = re.compile(rb"\r\n([^:\r\n]+):[ \t]*([^\r\n]*)")
 """A header's line in a head that the parser has accepted. To be called for each header would take the parser longer."""
 _VERSIONS = frozenset({"1.0", "1.1"})
+
+
+Meaning = tuple[int, Headers]
+"""What a head means: the status, and the headers with names in lower case."""
 
 
 class ReplicaBroke(Exception):
@@ -65,6 +71,7 @@ class ResponseReader:
         "_is_head_request",
         "_is_interim",
         "_is_upgrade",
+        "_meaning",
         "_parser",
         "_receiver",
         "_unread_bytes",
@@ -88,6 +95,7 @@ class ResponseReader:
         self._is_head_request = False
         self._is_interim = False
         self._is_upgrade = False
+        self._meaning: tuple[int, Meaning] | None = None
         self._unread_bytes = 0
 
     def begin(self, receiver: Receiver, *, is_head_request: bool, is_upgrade: bool) -> None:
@@ -106,6 +114,7 @@ class ResponseReader:
         self._is_head_request = is_head_request
         self._is_upgrade = is_upgrade
         self._head = b""
+        self._meaning = None
         self._has_framing = True
         self._unread_bytes = 0
 
@@ -119,9 +128,14 @@ class ResponseReader:
             ReplicaBroke: The response is refused.
             Exception: The receiver has raised it.
         """
-        if not self.is_begun:
-            if not self._unread_bytes and data[0] != _FIRST_BYTE:
+        is_first = not self._unread_bytes and not self.is_begun
+        if is_first:
+            if not (self._is_head_request or self._is_upgrade) and (known := _known_heads.find(data)) is not None:
+                self._pass_on(*known)
+                return None
+            if data[0] != _FIRST_BYTE:
                 raise ReplicaBroke("illegal status line")  # the parser would take RTSP as well
+        if not self.is_begun:
             self._head += data
         self._unread_bytes += len(data)
         failure: Exception | None = None
@@ -136,6 +150,8 @@ class ResponseReader:
             raise failure
         if self._unread_bytes > LONGEST_HEAD:
             raise ReplicaBroke("the head of its response is too long")
+        if is_first and self._meaning is not None and self.is_complete and not self.is_void and self.may_carry_more:
+            _known_heads.add(data, *self._meaning)
         return None
 
     def end_with_connection(self) -> bool:
@@ -174,7 +190,10 @@ class ResponseReader:
         self.status = status
         self.is_begun = True
         is_encoded = b"transfer-encoding" in map(name_of, fields)
-        self._has_framing = is_encoded or b"content-length" in map(name_of, fields)
+        length = None if is_encoded else dict(fields).get(b"content-length")
+        self._has_framing = is_encoded or length is not None
+        if length is not None and length.isdigit():
+            self._meaning = int(length), (status, fields)
         if is_encoded and not _is_chunked(fields):
             raise ReplicaBroke("the transfer encoding of its response is not chunked")
         self._receiver.begin(status, fields)
@@ -206,6 +225,15 @@ class ResponseReader:
 
     # Inside
 
+    def _pass_on(self, meaning: Meaning, body: bytes) -> None:
+        """Pass on a whole response with a known head."""
+        self.status, fields = meaning
+        self.is_begun = True
+        self._receiver.begin(self.status, fields)
+        if body:
+            self._receiver.send(body)
+        self.is_complete = True
+
     def _failure(self, error: httptools.HttpParserError) -> Exception | None:
         """Return what has failed when the parser has raised an error."""
         if isinstance(error, httptools.HttpParserCallbackError) and isinstance(error.__context__, Exception):
@@ -236,6 +264,7 @@ def _fields_of(head: bytes) -> tuple[tuple[bytes, bytes], ...]:
     return fields
 
 
+_known_heads: KnownHeads[Meaning] = KnownHeads(KNOWN_HEADS, LONGEST_KNOWN)
 _known_fields = functools.lru_cache(KNOWN_HEADS)(_fields_of)
 
 

@@ -23,6 +23,7 @@ from shared_registry.model.probes import (
 from shared_registry.model.replicas import (
     LEAST_RAMP_SHARE,
     NO_DOUBT,
+    RECORD_DEFAULTS,
     AdminState,
     Doubt,
     Removal,
@@ -34,6 +35,7 @@ from shared_registry.model.replicas import (
     Source,
     is_discovered,
     read_source,
+    record_of,
 )
 from shared_registry.model.revisions import ORIGIN, is_later
 from shared_registry.model.routers import Leader, RouterInfo, RouterRecord, Term
@@ -45,6 +47,7 @@ __all__ = [
     "NO_EJECTION",
     "NO_LABELS",
     "ORIGIN",
+    "RECORD_DEFAULTS",
     "SEVERAL_CLIENTS",
     "AdminState",
     "ConnectedSessions",
@@ -79,4 +82,5 @@ __all__ = [
     "planned_prober",
     "prober_of",
     "read_source",
+    "record_of",
 ]

@@ -72,9 +72,9 @@ class WholeRequest:
         pairs = [(name.encode("ascii"), value.encode("ascii")) for name, value in headers]
         self.data = request_head(method, target.encode("ascii"), pairs) + body
 
-    def flow_to(self, sink: ReplicaConnection) -> None:
-        """End the request, because its body is sent already."""
-        sink.end_request()
+    def flow_to(self, sink: ReplicaConnection) -> bytes:  # noqa: ARG002
+        """Return nothing more to send, because the body is sent with the head."""
+        return b""
 
     def flow_nowhere(self) -> None:
         """Do nothing."""

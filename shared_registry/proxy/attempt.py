@@ -13,12 +13,12 @@ from dataclasses import dataclass
 from shared_registry.http1.connection import ReplicaConnection, ReplicaSilent
 from shared_registry.http1.fields import Headers
 from shared_registry.http1.response import ReplicaBroke
-from shared_registry.proxy import headers
 from shared_registry.proxy.connections import ReplicaConnections
 from shared_registry.proxy.dispatch import NotReached
 from shared_registry.proxy.exchange import Exchange
 from shared_registry.proxy.outcomes import BUSY, OutcomeReports, client_of
 from shared_registry.proxy.placement import SessionPlacement, Slot
+from shared_registry.proxy.response_head import passed_head
 from shared_registry.proxy.retry_budget import RetryBudget
 from shared_registry.proxy.serving import Serving
 
@@ -71,11 +71,11 @@ class Attempt:
     )
 
     def __init__(self, parts: PoolParts, exchange: Exchange, key: str | None, slot: Slot) -> None:
-        replica = slot.replica
+        url = slot.replica.url
         if exchange.record is not None:
-            exchange.note_replica(replica, key)
+            exchange.note_replica(url, key)
         self.slot = slot
-        self.head = exchange.head_for_replica(replica.url)
+        self.head = exchange.head_for_replica(url)
         self.send = exchange.send
         self.flush = exchange.flush
         self.end = exchange.end
@@ -173,7 +173,7 @@ class Attempt:
             raise ReplicaBroke(f"it answered with status {status}")
         if status in BUSY and self._may_try_another():
             raise NotReached(f"HTTP {status}", is_evidence=False)
-        self._exchange.begin(status, headers.to_client(fields, status=status))
+        self._exchange.begin_with(passed_head(status, tuple(fields)))
 
     def _may_try_another(self) -> bool:
         exchange, parts = self._exchange, self._parts

@@ -7,6 +7,8 @@ another:
   ignored, and the request is parsed again without it.
 - If something on a connection cannot be parsed, the connection ends. Nothing is written into a response under way.
 - A handshake is only accepted as the first thing on an idle connection.
+
+A request that arrives whole, with a head that the parser has seen before, means the same again; see `known_heads`.
 """
 
 from __future__ import annotations
@@ -29,7 +31,7 @@ from shared_registry.proxy.headers import (
 )
 from shared_registry.proxy.limits import Limits
 from shared_registry.proxy.refusals import BAD, FULL, TOO_LONG, TOO_SLOW, Refusal
-from shared_registry.proxy.request_head import LONGEST_KNOWN, RequestHead, known_head
+from shared_registry.proxy.request_head import LONGEST_KNOWN, KnownRequest, RequestHead, known_head, known_requests
 from shared_registry.proxy.site import Site
 
 PIECE_BYTES, BODY_PIECE_BYTES = 4 * 1024, 64 * 1024
@@ -42,6 +44,8 @@ KEEP_ALIVE_SECONDS = 65
 """How long an idle client connection is kept. Load balancers keep theirs for less time, so that they close it first."""
 EARLY_BYTES = 64 * 1024
 """The most bytes that a client may send before its handshake is answered. RFC 6455 does not allow it to send any."""
+MOST_JOINED = 16 * 1024
+"""How many bytes of several pieces are copied, so that one piece is written."""
 LINGER_SECONDS = 2.0
 """How long a client that is still sending may take to read the response, before its connection is closed."""
 logger = logging.getLogger(__name__)
@@ -63,6 +67,7 @@ class ClientConnection(asyncio.Protocol):
         is_trusted: Whether the connection came from one of them.
         scheme: "http" or "https".
         is_guest: Whether there is no room for this client; see `Acceptor`.
+        is_held: Whether the request's body is not read, because the replica does not take it.
         is_paused: Whether nothing is read from the client.
         loop: The event loop of the connection.
         tunnel: Ends the WebSocket session, if the connection carries one. Called with a close code and a reason.
@@ -75,7 +80,6 @@ class ClientConnection(asyncio.Protocol):
         "_fields",
         "_incoming",
         "_is_blocked",
-        "_is_held",
         "_is_in_head",
         "_is_lingering",
         "_is_lost",
@@ -91,6 +95,7 @@ class ClientConnection(asyncio.Protocol):
         "_was_used",
         "address",
         "is_guest",
+        "is_held",
         "is_paused",
         "is_trusted",
         "loop",
@@ -125,11 +130,12 @@ class ClientConnection(asyncio.Protocol):
         self._is_refused = False
         self._is_lingering = False
         self.is_paused = False
-        self._is_held = False
+        self.is_held = False
         self._is_blocked = False
         self._was_used = False
         self._begun: Exchange | None = None
         self._unparsed = b""
+        self._early: bytes
         self._refusal = BAD
 
     # What the event loop calls
@@ -163,10 +169,14 @@ class ClientConnection(asyncio.Protocol):
         if self._unparsed:
             self._unparsed += data
             return
+        is_first = not (self._queue or self._incoming or self._is_in_head or self._unread_bytes)
+        if is_first and (known := known_requests.find(data)) is not None:
+            self._begin_known(*known)
+            return
         if not self._is_waiting_for_head and not self._queue and not self._incoming:
             self._expect_head()
         try:
-            self._read(data)
+            (self._read_and_learn if is_first else self._read)(data)
         except httptools.HttpParserError as error:
             if isinstance(error, httptools.HttpParserCallbackError) and not _is_refusal(error):
                 logger.exception("http: a request could not be processed")
@@ -285,8 +295,12 @@ class ClientConnection(asyncio.Protocol):
             self._transport.write(data)
 
     def write_all(self, pieces: list[bytes]) -> None:
-        """Write pieces of the response under way."""
-        if self._transport is not None and not self._is_lost:
+        """Write pieces of the response under way. To join small ones costs less than to write them one by one."""
+        if self._transport is None or self._is_lost:
+            return
+        if sum(map(len, pieces)) <= MOST_JOINED:
+            self._transport.write(b"".join(pieces))
+        else:
             self._transport.writelines(pieces)
 
     def end_exchange(self, exchange: Exchange) -> None:
@@ -310,24 +324,19 @@ class ClientConnection(asyncio.Protocol):
         if self._transport is not None:
             reset(self._transport)
 
-    @property
-    def is_held(self) -> bool:
-        """Whether the request's body is not read, because the replica does not take it."""
-        return self._is_held
-
     def hold(self) -> None:
         """Read nothing until `release()`."""
-        self._is_held = True
+        self.is_held = True
         self.update_reading()
 
     def release(self) -> None:
         """Read again."""
-        self._is_held = False
+        self.is_held = False
         self.update_reading()
 
     def update_reading(self) -> None:
         """Pause reading while nothing more can be taken, and resume it afterwards."""
-        is_full = self._is_held or len(self._queue) > MOST_PIPELINED
+        is_full = self.is_held or len(self._queue) > MOST_PIPELINED
         for exchange in self._queue:
             is_full = is_full or exchange.is_congested
         if self._unparsed and not is_full:
@@ -412,6 +421,31 @@ class ClientConnection(asyncio.Protocol):
         return transport, early
 
     # Inside
+
+    def _begin_known(self, known: KnownRequest, body: bytes) -> None:
+        """Begin a request with a known head, which was received whole. The parser does not see it."""
+        self._is_waiting_for_head = False
+        head = known.head
+        exchange = Exchange(
+            self, known.method, known.target, known.version, head.fields, body_length=len(body), keep_alive=True
+        )
+        exchange.head = head
+        self._queue.append(exchange)
+        exchange.receive_whole(body)
+        self._begin_first()
+
+    def _read_and_learn(self, data: bytes) -> None:
+        """Parse data between two requests. If it is one plain request, and others may follow, remember its head."""
+        parser = self._parser
+        self._read(data)
+        if parser is not self._parser or self._incoming is not None or len(self._queue) != 1:
+            return
+        (exchange,) = self._queue
+        head = exchange.head
+        if head is None or exchange.fields is not head.fields or not exchange.keep_alive:
+            return
+        known = KnownRequest(exchange.method, exchange.target, exchange.version, head)
+        known_requests.add(data, head.body_length, known)  # nothing in chunks, because no body has that length
 
     def _read(self, data: bytes) -> None:
         """Parse data piece by piece, until it is refused or so many requests are read ahead that the rest must wait."""
@@ -510,7 +544,7 @@ class ClientConnection(asyncio.Protocol):
         elif self._queue:
             self.loop.call_soon(self._begin_first)
         elif not self._is_waiting_for_head:
-            self._expect_nothing()
+            self._deadline = self.now() + KEEP_ALIVE_SECONDS
 
     def _close_politely(self, exchange: Exchange) -> None:
         """Close the connection. A client that is still sending would miss the response if it were closed at once."""

@@ -11,16 +11,15 @@ import asyncio
 import socket
 import struct
 from collections.abc import AsyncGenerator, Callable
-from http import HTTPStatus
 from typing import TYPE_CHECKING, Protocol
 from urllib.parse import urlsplit
 
-from shared_registry.http1.fields import WITHOUT_BODY, Headers, name_of, request_head
+from shared_registry.http1.fields import Headers, request_head
 from shared_registry.proxy import forwarding, headers
 from shared_registry.proxy.answers import NO_REFUSALS, Answer, error_answer
+from shared_registry.proxy.response_head import ResponseHead
 
 if TYPE_CHECKING:
-    from shared_registry.model import Replica
     from shared_registry.proxy.access_record import Ended
     from shared_registry.proxy.client import ClientConnection
     from shared_registry.proxy.live_sessions import LiveSessions
@@ -31,11 +30,8 @@ KEPT_BYTES = 64 * 1024
 """The most bytes of a request's body that are kept."""
 _HARMLESS = frozenset({"GET", "HEAD", "OPTIONS", "TRACE"})
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
-_END_OF_HEAD = b"\r\n"
 _LAST_CHUNK = b"0\r\n\r\n"
 _RESET = struct.pack("ii", 1, 0)
-_PHRASES = {status.value: status.phrase for status in HTTPStatus}
-_STATUS_LINES = {status: f"HTTP/1.1 {status} {_PHRASES.get(status, '')}".encode() for status in range(100, 600)}
 
 
 class Sink(Protocol):
@@ -171,7 +167,7 @@ class Exchange:
         self._kind: KindTraffic | None = None
         self.client = client
         self._sink: Sink | None = None
-        self._kept: bytearray | None = bytearray()
+        self._kept: bytes | bytearray | None = b""
         self._most_kept = KEPT_BYTES
         self._more: asyncio.Future[None] | None = None
         self._received_at = now
@@ -248,11 +244,24 @@ class Exchange:
             self._sink.send(data)
         if self._kept is not None:
             if self._sink is None or len(self._kept) + len(data) <= KEPT_BYTES:
+                if isinstance(self._kept, bytes):
+                    self._kept = bytearray(self._kept)  # which grows without being copied
                 self._kept += data
             else:
                 self._kept = None
         if self._more is not None:
             self._wake()
+
+    def receive_whole(self, body: bytes) -> None:
+        """Take the whole of the request's body, before anything else is done with the request."""
+        self.is_received = True
+        if body:
+            self._was_asked = True
+            self.bytes_in = len(body)
+            if self.bytes_in > self.client.site.limits.body_bytes:
+                self._end_with(TOO_LARGE, "refused")
+            else:
+                self._kept = body if len(body) <= KEPT_BYTES else bytearray(body)
 
     def receive_end(self) -> None:
         """The request's body is complete."""
@@ -262,7 +271,7 @@ class Exchange:
         if self._more is not None:
             self._wake()
 
-    async def look_ahead(self, most_bytes: int) -> AsyncGenerator[bytearray, None]:
+    async def look_ahead(self, most_bytes: int) -> AsyncGenerator[bytes | bytearray, None]:
         """Yield what was received of the body so far, each time that more has arrived. It is kept for the sink.
 
         Args:
@@ -287,20 +296,28 @@ class Exchange:
             self._more = None
             self._most_kept = KEPT_BYTES
 
-    def flow_to(self, sink: Sink) -> None:
-        """Send the body to a sink from now on: first what is kept, from the beginning on."""
+    def flow_to(self, sink: Sink) -> bytes | None:
+        """Send the body to a sink from now on: first what is kept, from the beginning on.
+
+        Returns:
+            The whole body, if it was received at once. It is left to the sink to send it; `None` otherwise.
+        """
         self._sink = sink
+        kept = self._kept
+        if self.is_received and not self.is_chunked and isinstance(kept, bytes) and not self.client.is_paused:
+            return kept
         if not self.is_received:
             self._received_at = self.client.now()
             self._ask()
-        if self._kept:
-            sink.send(bytes(self._kept))
-            if len(self._kept) > KEPT_BYTES:
+        if kept:
+            sink.send(bytes(kept))
+            if len(kept) > KEPT_BYTES:
                 self._kept = None
         if self.is_received:
             sink.end_request()
         if self.client.is_paused:
             self.client.update_reading()
+        return None
 
     def _ask(self) -> None:
         """Tell a client that waits for it to send the body."""
@@ -353,9 +370,10 @@ class Exchange:
 
     def uncount(self) -> None:
         """Count the request no longer, if it was counted."""
-        if self._live is not None and self._kind is not None:
-            self._live.end()
-            self._kind.active -= 1
+        live, kind = self._live, self._kind
+        if live is not None and kind is not None:
+            live.end()
+            kind.active -= 1
             self._live = None
 
     def pause_response(self) -> None:
@@ -382,34 +400,36 @@ class Exchange:
     # The response
 
     def begin(self, status: int, fields: Headers) -> None:
-        """Begin a response. Its end is found by its length if it has one, otherwise by chunks or the connection's end.
+        """Begin a response.
 
         Args:
             status: The response's status, not of an interim response.
             fields: The headers, with names in lower case, and without those about a single connection.
         """
+        self.begin_with(ResponseHead(status, fields))
+
+    def begin_with(self, head: ResponseHead) -> None:
+        """Begin a response. Its end is found by its length, if it has one, or by chunks, or by the connection's end."""
         self.is_begun = True
         if self.rewrite is not None:
-            fields = self.rewrite(fields)
+            head = ResponseHead(head.status, self.rewrite(head.fields))
         if (record := self.record) is not None:
-            record.answer(status, self.client.now())
-        head = [_STATUS_LINES[status], *map(b": ".join, fields), b"x-request-id: " + self.request_id]
-        has_body = self.method != "HEAD" and status not in WITHOUT_BODY
-        if has_body and b"content-length" not in map(name_of, fields):
+            record.answer(head.status, self.client.now())
+        more = b""
+        if not head.has_length and self.method != "HEAD":
             if self.version == "1.0":
                 self._is_delimited = False
                 self.keep_alive = False
             else:
                 self._sends_chunks = True
-                head.append(b"transfer-encoding: chunked")
+                more = b"\r\ntransfer-encoding: chunked"
         if not self.is_received and self.is_held_back:
             self.keep_alive = False
         if not self.keep_alive:
-            head.append(b"connection: close")
+            more += b"\r\nconnection: close"
         elif self.version == "1.0":
-            head.append(b"connection: keep-alive")
-        head.append(_END_OF_HEAD)
-        self._out.append(b"\r\n".join(head))
+            more += b"\r\nconnection: keep-alive"
+        self._out.append(b"%b%b%b\r\n\r\n" % (head.lines, self.request_id, more))
 
     def send(self, data: bytes) -> None:
         """Send a piece of the response's body. It is written by `flush()`."""
@@ -427,16 +447,17 @@ class Exchange:
 
     def end(self) -> None:
         """End the response."""
+        client, out = self.client, self._out
         if self._sends_chunks:
-            self._out.append(_LAST_CHUNK)
-        self.client.write_all(self._out)
-        self._out = []
+            out.append(_LAST_CHUNK)
+        if out:
+            client.write_all(out)
+            self._out = []
         self.is_over = True
         if (record := self.record) is not None:
-            record.end("done", self.client.now())
-        self._sink = None
-        self._kept = None
-        self.client.end_exchange(self)
+            record.end("done", client.now())
+        self._sink = self._kept = None
+        client.end_exchange(self)
 
     def answer(self, answer: Answer) -> None:
         """Send the router's own response, unless another response has begun; that one is broken off."""
@@ -472,11 +493,11 @@ class Exchange:
         """Log or count that the router refuses this request."""
         self.client.site.refusals.note(kind, reason, self.request_id, self.client.now())
 
-    def note_replica(self, replica: Replica, session: str | None) -> None:
-        """Record that a replica is tried, for a session of that name."""
-        if self.record is not None:
-            self.record.session = session
-            self.record.try_replica(replica.url, self.client.now())
+    def note_replica(self, url: str, session: str | None) -> None:
+        """Record that the replica with this url is tried, for a session of that name."""
+        if (record := self.record) is not None:
+            record.session = session
+            record.try_replica(url, self.client.now())
 
     def note_reached(self) -> None:
         """Record that the replica was reached, and is going to be sent the request."""

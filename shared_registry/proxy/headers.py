@@ -5,7 +5,6 @@ Headers are pairs of bytes as received, with names in lower case.
 
 from __future__ import annotations
 
-import functools
 import re
 import string
 from collections.abc import Mapping
@@ -40,8 +39,6 @@ Some servers take the other spellings for that of the id.
 _NOT_TO_CLIENT = HOP_BY_HOP | {REQUEST_ID}
 """The router adds the request's id, so that the client finds the request in the logs of the router and the replica."""
 _NOT_TO_CLIENT_WITHOUT_LENGTH = _NOT_TO_CLIENT | {b"content-length"}
-KNOWN_RESPONSES = 64
-"""Of how many responses the headers for the client are remembered: within a second, a server sends equal ones."""
 CHUNKED = -1
 """The length of a body that is sent in chunks."""
 _VERSIONS = frozenset({"1.0", "1.1"})
@@ -166,11 +163,6 @@ def to_replica(
 
 def to_client(headers: Headers, *, status: int) -> Headers:
     """Return the headers of a response to send to the client, without the request's id."""
-    return _known_to_client(tuple(headers), status)
-
-
-@functools.lru_cache(KNOWN_RESPONSES)
-def _known_to_client(headers: tuple[tuple[bytes, bytes], ...], status: int) -> Headers:
     named = dict(headers)
     # A response of status 204 or 304 has no body, so a length would be wrong; chunks mark the end of a body themselves.
     has_length = status not in WITHOUT_BODY and b"transfer-encoding" not in named

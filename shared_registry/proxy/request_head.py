@@ -6,8 +6,10 @@ A program sends the same headers with most of its requests, so the short ones ar
 from __future__ import annotations
 
 import functools
+from typing import NamedTuple
 
 from shared_registry.http1.fields import lines, name_of
+from shared_registry.http1.known_heads import KnownHeads
 from shared_registry.proxy.forwarding import PROTO, is_forwarding, own_fields
 from shared_registry.proxy.headers import REQUEST_ID, body_length, to_replica
 
@@ -60,6 +62,23 @@ class RequestHead:
         return b"%b %b HTTP/1.1\r\n%b%b%b%b\r\n\r\n" % (method.encode(), target, before, own, after, ids)
 
 
+class KnownRequest(NamedTuple):
+    """What the head of a request means, if it can be followed by any other request on its connection.
+
+    Attributes:
+        method: The request's method.
+        target: Its target.
+        version: "1.0" or "1.1".
+        head: Its headers.
+    """
+
+    method: str
+    target: bytes
+    version: str
+    head: RequestHead
+
+
+known_requests: KnownHeads[KnownRequest] = KnownHeads(KNOWN_HEADS, LONGEST_KNOWN)
 known_head = functools.lru_cache(KNOWN_HEADS)(RequestHead)
 """Returns the head of these headers, which are no longer than `LONGEST_KNOWN`."""
 

@@ -131,9 +131,8 @@ class Traffic:
         if record.place == "page":
             return
         kind = self.websocket if exchange.is_handshake else self.http
-        outcome = OUTCOMES[record.ended]
-        status = record.status
-        if outcome == "ok" and status is not None and status >= 500 and status not in NO_FAILURES:
+        outcome, status = OUTCOMES[record.ended], record.status
+        if status is not None and status >= 500 and outcome == "ok" and status not in NO_FAILURES:
             outcome = "replica_failed"
         kind.ended[outcome] += 1
         kind.durations.add(record.ended_at - record.started_at)

@@ -108,7 +108,7 @@ class WebSocketProxy:
     async def _attempt(self, exchange: Exchange, client: WebSocketClient, session: str | None, slot: Slot) -> None:
         """Run the session on the slot's replica. Report the outcome."""
         replica = slot.replica
-        exchange.note_replica(replica, session)
+        exchange.note_replica(replica.url, session)
         name = client_of(exchange.client_address, session)
         tunnel = await self._begin(exchange, client, slot, name)
         if tunnel is None:  # the replica's refusal was passed on

@@ -464,6 +464,7 @@ class SharedReplicaRegistry(RegistryReads, RegistryChanges, RegistryReload):
             "loads": self._parts.load_updates.run,
             "slow start": self._parts.slow_start.run,
             "ejections": self._parts.ejections.run,
+            "policies": self._view.selection.later.run,
             "seeding": self._parts.seeding.run,
         }
         if self._clients.ask_address is not None:

@@ -16,10 +16,11 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from hashlib import blake2b
 
 from shared_registry.model import Replica
+from shared_registry.selection.later import Later
 from shared_registry.selection.loads import Loads
 from shared_registry.selection.members import Members
 from shared_registry.selection.policies import register_policy
-from shared_registry.selection.ring_points import RingPoints
+from shared_registry.selection.ring_points import POINTS_AT_ONCE, RingPoints
 
 POINTS = 32
 """How many points a member of weight 1 has. The share of its keys then deviates by about 7%.
@@ -38,7 +39,9 @@ _FRACTION = 2.0**-52
 class HashRing:
     """The hash policy for the members of one level."""
 
-    def __init__(self, rng: random.Random, loads: Loads, *, max_load: float | None = None) -> None:
+    def __init__(
+        self, rng: random.Random, loads: Loads, *, max_load: float | None = None, later: Later | None = None
+    ) -> None:
         """Set up, without members.
 
         Args:
@@ -46,10 +49,12 @@ class HashRing:
             loads: The loads that `max_load` is compared with.
             max_load: The most load that a member takes, as a multiple of its share by weight; above 1. A session that
                 would exceed it goes to the next member in the key's order. `None` means no bound.
+            later: Moves many points in pieces.
         """
         self._random = rng.random
         self._loads = loads
         self._max_load = max_load
+        self._later = later or Later()
         self._ring = RingPoints()
         self._unit = 1.0
         self._weights: dict[Replica, float] = {}
@@ -61,7 +66,8 @@ class HashRing:
         """Choose among these members from now on.
 
         A member that leaves keeps its points until few members are left, and keys pass over them. So a replica that
-        turns unhealthy, and healthy again, moves nothing in memory.
+        turns unhealthy, and healthy again, moves nothing in memory. While the points of many members are moved, keys go
+        to the owners of the points that are in the ring.
         """
         unit = _unit(members.full_weight_counts)
         if members.changed is None or unit != self._unit:
@@ -79,6 +85,8 @@ class HashRing:
                 self._weights[replica] = weight
                 sizes[replica] = max(1, round(weight * POINTS / unit))
         self._ring.join(sizes)
+        if self._ring.waiting <= POINTS_AT_ONCE or not self._later.put_off(self._settle):
+            self._ring.settle()
         if self._max_load is not None:
             self._loads.begin(sizes)
             counts = {weight: len(replicas) for weight, replicas in members.classes.items()}
@@ -97,7 +105,13 @@ class HashRing:
             replica = self._search(places, lambda owner: owner.key in excluded or not self._is_below_limit(owner))
         if replica is None:
             replica = self._search(places, lambda owner: owner.key in excluded)
+        if replica is None and not self._ring.is_settled:
+            self._ring.settle()
+            return self.choose_except(key, excluded)
         return replica if replica is None or self._max_load is None else self._take(replica)
+
+    def _settle(self) -> bool:
+        return self._ring.settle(POINTS_AT_ONCE)
 
     def recount(self) -> None:
         """Add up the loads again, after they were read anew."""
@@ -220,6 +234,6 @@ def _never(_: Replica) -> bool:
 
 register_policy(
     "hash",
-    lambda context: HashRing(context.rng, context.loads, max_load=context.hash_max_load),
+    lambda context: HashRing(context.rng, context.loads, max_load=context.hash_max_load, later=context.later),
     needs_loads=lambda context: context.hash_max_load is not None,
 )

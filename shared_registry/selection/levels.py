@@ -5,8 +5,9 @@ A change of one replica moves that one only: it costs a search, and a copy withi
 
 from __future__ import annotations
 
-from bisect import bisect_left, insort
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+import operator
+from bisect import bisect_left, bisect_right
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
 from shared_registry.model import Replica
 
@@ -14,12 +15,12 @@ LEVELS = 4
 """Primaries, others, primaries in a cooldown, and others in a cooldown."""
 NOTED_PER_CHANGE = 8
 """How many shares are recorded in the time of one change of a weight."""
-Position = tuple[int, str]
+_KEY = operator.attrgetter("record.key")
 Weights = tuple[float, float]
 """The weight now, and after the ramp."""
 
 
-def position_of(replica: Replica) -> Position:
+def position_of(replica: Replica) -> tuple[int, str]:
     """Return where a replica stands in any list of replicas."""
     record = replica.record
     return record.endpoint.order or 0, record.key
@@ -28,17 +29,19 @@ def position_of(replica: Replica) -> Position:
 class Ordered:
     """Replicas in order. A replica keeps its position, whatever its record says, until it is put again.
 
+    Of a position only the order is kept: of 50,000 replicas, tuples would take megabytes.
+
     Attributes:
         replicas: The replicas. The list changes with the set; nobody else may change it.
     """
 
     def __init__(self) -> None:
         self.replicas: list[Replica] = []
-        self._positions: dict[Replica, Position] = {}
+        self._orders: dict[Replica, int] = {}
         self._copy: tuple[Replica, ...] | None = ()
 
     def __contains__(self, replica: Replica) -> bool:
-        return replica in self._positions
+        return replica in self._orders
 
     def copy(self) -> tuple[Replica, ...]:
         """Return the replicas, as they are now."""
@@ -48,25 +51,40 @@ class Ordered:
 
     def replace(self, replicas: Iterable[Replica]) -> None:
         """Have exactly these replicas."""
-        self._positions = {replica: position_of(replica) for replica in replicas}
-        self.replicas = sorted(self._positions, key=self._positions.__getitem__)
+        self.replicas = sorted(replicas, key=position_of)
+        self._orders = {replica: replica.record.endpoint.order or 0 for replica in self.replicas}
         self._copy = None
 
     def put(self, replica: Replica) -> None:
         """Add a replica, or move it to where it stands now."""
-        position = position_of(replica)
-        if self._positions.get(replica) != position:
+        order = replica.record.endpoint.order or 0
+        if self._orders.get(replica) != order:
             self.drop(replica)
-            self._positions[replica] = position
-            insort(self.replicas, replica, key=self._positions.__getitem__)
+            self._orders[replica] = order
+            self._put_into(self.replicas, replica)
             self._copy = None
 
     def drop(self, replica: Replica) -> None:
         """Remove a replica, if it is there."""
-        if replica in self._positions:
-            drop_from(self.replicas, replica, self._positions.__getitem__)
-            del self._positions[replica]
+        if replica in self._orders:
+            self._drop_from(self.replicas, replica)
+            del self._orders[replica]
             self._copy = None
+
+    def _put_into(self, replicas: list[Replica], replica: Replica) -> None:
+        replicas.insert(self._place_in(replicas, replica), replica)
+
+    def _drop_from(self, replicas: list[Replica], replica: Replica) -> None:
+        del replicas[self._place_in(replicas, replica)]
+
+    def _place_in(self, replicas: list[Replica], replica: Replica) -> int:
+        """Return where a replica stands, or belongs, in some of the replicas in order."""
+        order_of = self._orders.__getitem__
+        order = order_of(replica)
+        first = bisect_left(replicas, order, key=order_of)
+        if first == len(replicas) or replicas[first] is replica or order_of(replicas[first]) != order:
+            return first
+        return bisect_left(replicas, replica.key, first, bisect_right(replicas, order, first, key=order_of), key=_KEY)
 
 
 class SelectionLevel(Ordered):
@@ -86,7 +104,7 @@ class SelectionLevel(Ordered):
 
     def fill(self, replicas: Sequence[Replica], weights: Iterable[float], full_weights: Iterable[float]) -> None:
         """Have exactly these replicas, which are given in order."""
-        self._positions = {replica: position_of(replica) for replica in replicas}
+        self._orders = {replica: replica.record.endpoint.order or 0 for replica in replicas}
         self.replicas = list(replicas)
         self._copy = None
         pairs = self._pairs = {}
@@ -109,7 +127,7 @@ class SelectionLevel(Ordered):
     def place(self, replica: Replica, weight: float, full: float) -> None:
         """Add a replica, or change its weight, its weight after its ramp, or its position."""
         before = self._weights.get(replica)
-        if before is not None and self._positions[replica] == position_of(replica):
+        if before is not None and self._orders[replica] == (replica.record.endpoint.order or 0):
             if before == (weight, full):
                 return
             self._leave_class(replica, *before)
@@ -118,7 +136,7 @@ class SelectionLevel(Ordered):
             self.put(replica)
         pair = weight, full
         self._weights[replica] = self._pairs.setdefault(pair, pair)
-        insort(self.classes.setdefault(weight, []), replica, key=self._positions.__getitem__)
+        self._put_into(self.classes.setdefault(weight, []), replica)
         self.full_weights[full] = self.full_weights.get(full, 0) + 1
 
     def drop(self, replica: Replica) -> None:
@@ -130,7 +148,7 @@ class SelectionLevel(Ordered):
 
     def _leave_class(self, replica: Replica, weight: float, full: float) -> None:
         members = self.classes[weight]
-        drop_from(members, replica, self._positions.__getitem__)
+        self._drop_from(members, replica)
         if not members:
             del self.classes[weight]
         self.full_weights[full] -= 1
@@ -155,7 +173,6 @@ class Levels:
         self.levels = [SelectionLevel() for _ in range(LEVELS)]
         self.changed: list[set[Replica] | None] = [None] * LEVELS
         self.is_spread = is_spread
-        self._at: dict[Replica, int] = {}
         self._shares: Mapping[str, float] = {}
         self._ramping: list[dict[Replica, float]] = [{} for _ in range(LEVELS)]
         self._counts: list[dict[float, int]] = [{} for _ in range(LEVELS)]
@@ -164,7 +181,7 @@ class Levels:
         self._unsettled: dict[Replica, None] = {}
 
     def __len__(self) -> int:
-        return len(self._at)
+        return sum(len(level.replicas) for level in self.levels)
 
     def __iter__(self) -> Iterator[Replica]:
         for level in self.levels:
@@ -185,7 +202,6 @@ class Levels:
         lists: list[list[Replica]] = [[] for _ in range(LEVELS)]
         for replica in replicas:
             lists[self._level_of(replica, cooling)].append(replica)
-        self._at = {replica: number for number, members in enumerate(lists) for replica in members}
         self.changed = [None] * LEVELS
         self._unnoted, self._unsettled = {}, {}
         for number, members in enumerate(lists):
@@ -202,9 +218,8 @@ class Levels:
     def place(self, replica: Replica, cooling: Collection[str] = ()) -> None:
         """Add a replica, or take over what has changed of it."""
         number = self._level_of(replica, cooling)
-        if self._at.get(replica, number) != number:
+        if replica not in self.levels[number]:
             self.drop(replica)
-        self._at[replica] = number
         if self._shares or self._ramping[number]:
             self._note_share(replica, number)
         self._weigh(replica, number)
@@ -212,7 +227,7 @@ class Levels:
 
     def drop(self, replica: Replica) -> None:
         """Remove a replica, if it is there."""
-        number = self._at.pop(replica, None)
+        number = self._number_of(replica)
         if number is not None:
             self.levels[number].drop(replica)
             self._forget_share(replica, number)
@@ -237,8 +252,9 @@ class Levels:
         while self._unnoted and left > 0:
             left -= 1
             replica, _ = self._unnoted.popitem()
-            if replica in self._at:
-                self._note_share(replica, self._at[replica])
+            number = self._number_of(replica)
+            if number is not None:
+                self._note_share(replica, number)
                 self._unsettled[replica] = None
         if self._unnoted:
             return False
@@ -246,7 +262,7 @@ class Levels:
         while self._unsettled and most > 0:
             most -= 1
             replica, _ = self._unsettled.popitem()
-            number = self._at.get(replica)
+            number = self._number_of(replica)
             if number is not None and self.levels[number].weight_of(replica) != self._weight_of(replica, number):
                 self._weigh(replica, number)
                 self._note(number, replica)
@@ -264,6 +280,10 @@ class Levels:
         """Return the changes of each level, and begin to collect anew."""
         changed, self.changed = self.changed, [set() for _ in range(LEVELS)]
         return changed
+
+    def _number_of(self, replica: Replica) -> int | None:
+        """Return the number of the level that a replica is in; `None` if it is in none."""
+        return next((number for number, level in enumerate(self.levels) if replica in level), None)
 
     def _level_of(self, replica: Replica, cooling: Collection[str]) -> int:
         level = 0 if self.is_spread or replica.record.endpoint.primary else 1
@@ -303,8 +323,3 @@ class Levels:
         changed = self.changed[number]
         if changed is not None:
             changed.add(replica)
-
-
-def drop_from(replicas: list[Replica], replica: Replica, position: Callable[[Replica], Position]) -> None:
-    """Remove a replica from a list that is in the order of these positions."""
-    del replicas[bisect_left(replicas, position(replica), key=position)]

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from shared_registry.errors import UsageError
+from shared_registry.selection.later import Later
 from shared_registry.selection.loads import Loads
 from shared_registry.selection.members import Picker
 
@@ -28,11 +29,13 @@ class PolicyContext:
         rng: Used for random choices. With a seed, all choices are repeatable.
         loads: The sessions on each replica. They are current only for a policy that is registered with `needs_loads`.
         hash_max_load: The setting of that name.
+        later: Does in pieces what would keep the event loop waiting in `Picker.update`.
     """
 
     rng: random.Random = field(default_factory=random.Random)
     loads: Loads = field(default_factory=Loads)
     hash_max_load: float | None = None
+    later: Later = field(default_factory=Later)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,29 +1,33 @@
 """The points of a hash ring: sorted places, and the number of the owner of each.
 
 Places lie between 1 and 2, where the ring closes. The places of a member depend only on its canonical url. A small
-change is spliced into the ring: that costs a copy, and no sorting of the whole ring.
+change is spliced into the ring: that costs a copy, and no sorting of the whole ring. After a large one all points are
+made anew. Both are done in steps, and in between the ring is in use as it is then.
 """
 
 from __future__ import annotations
 
 import itertools
-import sys
+import math
 from array import array
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
-from hashlib import shake_128
 
 from shared_registry.model import AdminState, Replica
+from shared_registry.selection.ring_building import RingBuilding, places_of
 
 Point = tuple[float, int]
 """A place on the ring, and the number of its owner."""
-Points = tuple["array[float]", "array[int]"]
-"""Places in order, and the numbers of their owners."""
 MOST_PASSED_OVER = 16
 """How many replicas that have left may keep points for each member. With more, keys pass over too many points."""
 FEWEST_SWEPT = 16
 """How many replicas leave before the points of those that were removed are taken out: one splice for all of them."""
-_HIGHEST = bytes(0xF0 | byte for byte in range(256))
+POINTS_AT_ONCE = 300
+"""How many points are spliced in one step: with 10,000 members of weight 2 for two milliseconds."""
+BUILT_AT_ONCE = 12
+"""How many points can be handled while points are made anew, in the time in which one is spliced in."""
+MOST_SPLICED = 4
+"""If more than one in so many points is to be moved, all are made anew."""
 
 
 class RingPoints:
@@ -35,7 +39,7 @@ class RingPoints:
         owners: The owner of each place, as an index into `replicas`.
         replicas: The owners, and former owners.
         is_member: For each of `replicas`, 1 if it is a member, or 0 if it has left and its points are passed over.
-        count: How many members there are.
+        count: How many members have points in the ring.
     """
 
     def __init__(self) -> None:
@@ -49,15 +53,59 @@ class RingPoints:
         self._free: list[int] = []
         self._left: set[Replica] = set()
         self._sweep_at = FEWEST_SWEPT
+        self._joining: dict[Replica, int] = {}
+        self._leaving: dict[Replica, None] = {}
+        self._building: RingBuilding | None = None
 
     def join(self, sizes: Mapping[Replica, int]) -> None:
-        """Let these replicas be members, with that many points each. Take out points that are no longer of use."""
-        for replica in sizes:
-            number = self._number(replica)
-            self.count += not self.is_member[number]
-            self.is_member[number] = 1
+        """Let these replicas be members, with that many points each, which `settle` puts in.
+
+        Until then, a replica that has points already is a member with these. `settle` also takes out points that are no
+        longer of use.
+        """
+        coming = self._building.sizes if self._building else self._sizes
+        for replica, size in sizes.items():
+            self._leaving.pop(replica, None)
+            if replica in self._sizes:
+                self._enter(replica)
+            if coming.get(replica) == size:
+                self._joining.pop(replica, None)
+            else:
+                self._joining[replica] = size
         self._left -= sizes.keys()
-        self._set_sizes({**sizes, **dict.fromkeys(self._swept(), 0)})
+        self._leaving.update(dict.fromkeys(self._swept()))
+        if sizes and not self.count:  # there has to be a choice
+            if self._building is None:
+                self._splice_some(POINTS_AT_ONCE)
+            else:
+                self.settle()
+
+    def leave(self, replica: Replica) -> None:
+        """Pass over the points of a replica."""
+        self._joining.pop(replica, None)
+        if replica in self._numbers:
+            self._pass_over(replica)
+            self._left.add(replica)
+        elif self._building and replica in self._building.sizes:
+            self._left.add(replica)
+
+    def settle(self, most: float = math.inf) -> bool:
+        """Move points, in a time in which about `most` can be spliced in. Return whether all is done."""
+        while most > 0 and not self.is_settled:
+            if self._building is None and self._moved() * MOST_SPLICED > len(self.places):
+                self._building = self._begin_building()
+            most -= self._splice_some(most) if self._building is None else self._build_on(self._building, most)
+        return self.is_settled
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether the ring has exactly the points that it should have."""
+        return not self._joining and not self._leaving and self._building is None
+
+    @property
+    def waiting(self) -> int:
+        """How many points wait to be moved; all of them while they are made anew."""
+        return self._moved() if self._building is None else len(self.places)
 
     def _swept(self) -> set[Replica]:
         """Return the replicas that have left and whose points are to be taken out: all, or those that were removed."""
@@ -72,42 +120,85 @@ class RingPoints:
             self._sweep_at = 2 * len(self._left) + FEWEST_SWEPT
         return gone
 
-    def leave(self, replica: Replica) -> None:
-        """Pass over the points of a replica."""
-        number = self._numbers.get(replica)
-        if number is not None:
-            self.count -= self.is_member[number]
-            self.is_member[number] = 0
-            self._left.add(replica)
+    def _moved(self) -> int:
+        moved = sum(abs(size - self._sizes.get(replica, 0)) for replica, size in self._joining.items())
+        return moved + sum(self._sizes.get(replica, 0) for replica in self._leaving)
 
-    def _set_sizes(self, sizes: Mapping[Replica, int]) -> None:
-        """Give each of these replicas that many points."""
+    def _begin_building(self) -> RingBuilding:
+        sizes = self._sizes | self._joining
+        for replica in self._leaving:
+            sizes.pop(replica, None)
+        self._joining, self._leaving = {}, {}
+        return RingBuilding(sizes, self._number)
+
+    def _build_on(self, building: RingBuilding, most: float) -> float:
+        """Return for how many spliced points that took as long."""
+        done = 0.0
+        for points in building.steps:
+            done += points / BUILT_AT_ONCE
+            if done >= most:
+                return done
+        self._take_over(building)
+        return done
+
+    def _take_over(self, building: RingBuilding) -> None:
+        before, self._sizes, self._building = self._sizes, building.sizes, None
+        self.places, self.owners = building.places, building.owners
+        for replica in building.sizes.keys() - before.keys():
+            if replica not in self._left and replica not in self._leaving:
+                self._enter(replica)
+        for replica in before.keys() - building.sizes.keys():
+            self._forget(replica)
+        self._close()
+
+    def _splice_some(self, most: float) -> int:
+        """Move some points by splicing. Return how many."""
+        sizes: dict[Replica, int] = {}
         removed: list[Point] = []
         added: list[Point] = []
-        for replica, has in sizes.items():
-            had = self._sizes.get(replica, 0)
-            if had != has:
-                number = self._number(replica)
-                places = places_of(replica.key, max(had, has))[min(had, has) :]
-                (added if has > had else removed).extend((place, number) for place in places)
-            if has:
-                self._sizes[replica] = has
-            elif replica in self._numbers:
-                self._sizes.pop(replica, None)
-                self._free.append(self._numbers.pop(replica))
-        if not removed and not added:
-            return
-        is_small = (len(removed) + len(added)) * 4 <= len(self.places)
-        if not is_small or not _splice(self.places, self.owners, sorted(removed), sorted(added)):
-            self.places, self.owners = self._built()
-            if self.places:
-                self.places.insert(0, 0.0)
-                self.places.append(0.0)
-                self.owners.insert(0, 0)
-                self.owners.append(0)
+        while len(removed) + len(added) < most and (self._joining or self._leaving):
+            replica, size = self._joining.popitem() if self._joining else (self._leaving.popitem()[0], 0)
+            had, number = self._sizes.get(replica, 0), self._number(replica)
+            places = places_of(replica.key, max(had, size))[min(had, size) :]
+            (added if size > had else removed).extend((place, number) for place in places)
+            sizes[replica] = size
+        if not self.places:
+            self._build_on(RingBuilding(sizes, self._number), math.inf)
+            return len(added)
+        is_spliced = _splice(self.places, self.owners, sorted(removed), sorted(added))
+        for replica, size in sizes.items():
+            self._sizes[replica] = size
+            if size:
+                self._enter(replica)
+            else:
+                del self._sizes[replica]
+                self._forget(replica)
+        if is_spliced:
+            self._close()
+        else:
+            self._build_on(RingBuilding(self._sizes, self._number), math.inf)
+        return len(removed) + len(added)
+
+    def _close(self) -> None:
         if self.places:
             self.places[0], self.owners[0] = self.places[-2] - 1.0, self.owners[-2]
             self.places[-1], self.owners[-1] = self.places[1] + 1.0, self.owners[1]
+
+    def _enter(self, replica: Replica) -> None:
+        number = self._numbers[replica]
+        self.count += not self.is_member[number]
+        self.is_member[number] = 1
+
+    def _pass_over(self, replica: Replica) -> None:
+        number = self._numbers[replica]
+        self.count -= self.is_member[number]
+        self.is_member[number] = 0
+
+    def _forget(self, replica: Replica) -> None:
+        """Give up the number of a replica that has no points any more."""
+        self._pass_over(replica)
+        self._left.discard(replica)
+        self._free.append(self._numbers.pop(replica))
 
     def _number(self, replica: Replica) -> int:
         number = self._numbers.get(replica)
@@ -121,30 +212,6 @@ class RingPoints:
                 self.is_member.append(0)
             self._numbers[replica] = number
         return number
-
-    def _built(self) -> Points:
-        """Return all points, built anew."""
-        places, owners = array("d"), array("I")
-        for replica, size in self._sizes.items():
-            places += places_of(replica.key, size)
-            owners += array("I", [self._numbers[replica]]) * size
-        values = places.tolist()
-        order = sorted(range(len(values)), key=values.__getitem__)
-        return array("d", [values[at] for at in order]), array("I", [owners[at] for at in order])
-
-
-def places_of(key: str, size: int) -> array[float]:
-    """Return the first places of the replica with this canonical url.
-
-    Each place is a floating-point number from 1.0 to 2.0, whose fraction bits are a hash of the url.
-    """
-    raw = bytearray(shake_128(key.encode()).digest(8 * size))
-    raw[7::8] = b"\x3f" * size
-    raw[6::8] = raw[6::8].translate(_HIGHEST)
-    places = array("d", bytes(raw))
-    if sys.byteorder == "big":
-        places.byteswap()
-    return places
 
 
 def _splice(places: array[float], owners: array[int], removed: Sequence[Point], added: Sequence[Point]) -> bool:

@@ -6,6 +6,7 @@ import random
 from collections.abc import Collection, Mapping, Sequence
 
 from shared_registry.model import Replica
+from shared_registry.selection.later import Later
 from shared_registry.selection.levels import Levels, SelectionLevel
 from shared_registry.selection.loads import Loads
 from shared_registry.selection.members import Chooser, Members, Picker
@@ -20,6 +21,7 @@ class Selection:
 
     Attributes:
         loads: The loads that `least_loaded` and a bounded `hash` use.
+        later: Work of the policies that is done in pieces.
         choose: The router's own policy, prepared; `None` if that policy takes the first replica of the first level.
     """
 
@@ -37,8 +39,9 @@ class Selection:
             UsageError: There is no such policy.
         """
         self.loads = Loads()
+        self.later = Later()
         self.choose: Chooser | None = None
-        self._context = PolicyContext(rng or random.Random(), self.loads, hash_max_load)
+        self._context = PolicyContext(rng or random.Random(), self.loads, hash_max_load, self.later)
         self._policy = policy
         self._policies: dict[str, Policy] = {policy: find_policy(policy)}
         self._used: set[str] = set()

@@ -6,6 +6,7 @@ attribute. Only the replicas that a change touches are moved. Lists of all repli
 
 from __future__ import annotations
 
+import asyncio
 import collections
 import difflib
 import math
@@ -37,8 +38,6 @@ MOST_TOUCHED = 4
 """If more than one in so many replicas is touched at once, all are put in order anew."""
 AT_ONCE = 100
 """How many replicas are moved in one go where the event loop is to run in between."""
-MOST_PIECES = 50
-"""In how many pieces all replicas are taken over. Each costs a hash ring a pass over itself."""
 DEPARTED_AT_MOST = 1000
 """How many removals of announced replicas that left by themselves are remembered."""
 
@@ -204,19 +203,22 @@ class View:
 
         Until the end the view shows a part of the replicas as they were read and a part as they were before.
         """
-        breath, present = Breath(), self._replicas
-        at_once = max(AT_ONCE, len(records) // MOST_PIECES)
-        for key, record in records.items():
-            replica = present.get(key)
-            if replica is not None:
-                if not is_later(replica.record.revision, record.revision):
-                    self._set(replica, record)
-            elif is_later(record.revision, self.removed.get(key, _NOT_REMOVED).revision):
-                self._show(key, record)
-            if len(self._touched) >= at_once or breath.is_over:
-                self._prepare()
-                await breath.pause()
-        self.replace_all(records, removed)
+        breath, present, later = Breath(), self._replicas, self.selection.later
+        with later.in_pieces():
+            for key, record in records.items():
+                replica = present.get(key)
+                if replica is not None:
+                    if not is_later(replica.record.revision, record.revision):
+                        self._set(replica, record)
+                elif is_later(record.revision, self.removed.get(key, _NOT_REMOVED).revision):
+                    self._show(key, record)
+                if len(self._touched) >= AT_ONCE or breath.is_over:
+                    self._prepare()
+                    await breath.pause()
+            while not later.is_done:
+                later.do_piece()
+                await asyncio.sleep(0)
+            self.replace_all(records, removed)
 
     def read(self, records: Iterable[ReplicaRecord]) -> None:
         """Take over records that were read. Older revisions and unknown replicas are ignored."""

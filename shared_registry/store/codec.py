@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 from shared_registry.errors import KeyConflict
 from shared_registry.model import (
     NO_DOUBT,
+    RECORD_DEFAULTS,
     Doubt,
     Event,
     EventKind,
@@ -25,6 +26,7 @@ from shared_registry.model import (
     ReplicaRecord,
     RouterInfo,
     RouterRecord,
+    record_of,
 )
 from shared_registry.store.replica_fields import HELD_BY, removed_fields, restored_fields
 
@@ -64,13 +66,9 @@ def parse_record(key: str, fields: Mapping[str, str], revision: str | None = Non
         rest.pop("admin_by_at", None)
     if endpoint["url"] == key:
         endpoint["url"] = key  # the same text once in memory
-    return ReplicaRecord(
-        key=key,
-        endpoint=ReplicaEndpoint(**endpoint),
-        health=ReplicaHealth(**health),
-        doubt=Doubt(**doubt) if doubt else NO_DOUBT,
-        **rest,
-    )
+    rest["key"], rest["endpoint"], rest["health"] = key, ReplicaEndpoint(**endpoint), ReplicaHealth(**health)
+    rest["doubt"] = Doubt(**doubt) if doubt else NO_DOUBT
+    return record_of(map(rest.get, RECORD_DEFAULTS, RECORD_DEFAULTS.values()))
 
 
 _PLACES = {

@@ -79,18 +79,21 @@ REMARK = Form(str, lambda text: text or None)
 OPTIONAL_PORT = Form(lambda text: int(text) if text else None, lambda value: None if value is None else str(value))
 FLAG = Form(lambda text: text == "1", lambda value: "1" if value else "0")
 NUMBER = Form(functools.lru_cache(1000)(float), lambda value: repr(float(value)))
-"""A configured number, such as a weight. Thousands of replicas have the same."""
+"""A configured number, such as a weight. Thousands of replicas have the same, as many have the same times."""
 COUNT = Form(int)
 ABSENT_COUNT = Form(int, lambda count: str(count) if count else None)
 ORDER = Form(int, lambda value: str(value or 0))
-TIME = Form(lambda text: int(text) / 1000, lambda seconds: None if seconds is None else f"{seconds * 1000:.0f}")
+TIME = Form(
+    functools.lru_cache(1000)(lambda text: int(text) / 1000),
+    lambda seconds: None if seconds is None else f"{seconds * 1000:.0f}",
+)
 LABELS = Form(Labels.parse, str, dict)
 NAMES = Form(lambda text: tuple(text.split()), " ".join, list)
 LATENCY = Form(float, lambda value: None if value is None else f"{value:.3f}")
 
 
 def _word(kind: type[enum.Enum]) -> Form:
-    return Form(kind, lambda value: str(value.value), lambda value: value.value)
+    return Form(functools.lru_cache(100)(kind), lambda value: str(value.value), lambda value: value.value)
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,7 +153,7 @@ def _doubt(name: str, form: Form, *, attribute: str = "", documents: Document = 
     return ReplicaField(name, Doubt, attribute or name, form, Group.PRESENT, documents=documents)
 
 
-STATUS, ADMIN, SOURCE = _word(ReplicaStatus), _word(AdminState), Form(read_source)
+STATUS, ADMIN, SOURCE = _word(ReplicaStatus), _word(AdminState), Form(functools.lru_cache(100)(read_source))
 
 FIELDS = (
     _spec("url", TEXT, is_required=True),

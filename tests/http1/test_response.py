@@ -30,8 +30,8 @@ class Kept:
 
 
 def splits(data: bytes) -> Iterator[list[bytes]]:
-    """Yield the data whole, in two pieces at every place, and byte by byte."""
-    yield [data]
+    """Yield the data whole, until its head may be known, in two pieces at every place, and byte by byte."""
+    yield from ([data] for _ in range(3))
     yield from ([data[:at], data[at:]] for at in range(1, len(data)))
     yield [data[at : at + 1] for at in range(len(data))]
 
@@ -175,6 +175,67 @@ def test_a_response_to_head_ends_with_its_head(framing: bytes) -> None:
     reader.begin(Kept(), is_head_request=True, is_upgrade=False)
     reader.feed(OK + LENGTH + b"\r\nok")
     assert not reader.may_carry_more
+
+
+class Deaf:
+    """In place of a parser, of which nothing is expected."""
+
+    def feed_data(self, data: bytes) -> None:
+        raise AssertionError(data)
+
+
+def test_a_response_with_a_known_head_is_not_parsed() -> None:
+    head = OK + LENGTH + b"X-Of-This-Test: 1\r\n\r\n"
+    read([head + b"ok"])
+    first, reader, _ = read([head + b"ok"])
+    kept = Kept()
+    reader._parser = Deaf()  # type: ignore[assignment]
+    reader.begin(kept, is_head_request=False, is_upgrade=False)
+    assert reader.feed(head + b"no") is None
+    assert (kept.status, kept.fields, kept.body) == (200, first.fields, b"no")
+    assert (reader.status, reader.is_begun, reader.is_complete) == (200, True, True)
+    assert (reader.is_void, reader.may_carry_more) == (False, True)
+
+
+def test_responses_with_and_without_known_heads_take_turns() -> None:
+    head, chunked = OK + LENGTH + b"X-Of-This-Test: 2\r\n\r\n", OK + CHUNKED + END_OF_CHUNKS
+    whole, reader = head + b"ok", ResponseReader()
+    for pieces in ([whole], [whole], [whole], [chunked], [head, b"ok"], [whole], [head[:9], whole[9:]], [whole]):
+        kept = Kept()
+        reader.begin(kept, is_head_request=False, is_upgrade=False)
+        for piece in pieces:
+            reader.feed(piece)
+        assert (kept.status, kept.body, reader.is_complete, reader.may_carry_more) == (200, b"ok", True, True)
+
+
+def test_a_known_response_within_a_body_belongs_to_the_body() -> None:
+    whole = OK + LENGTH + b"X-Of-This-Test: 3\r\n\r\nok"
+    for _ in range(2):
+        read([whole])
+    for rest in (b"Content-Length: %d\r\n\r\n" % len(whole), b"\r\n"):
+        kept, _, _ = read([OK + rest, whole])
+        assert kept.body == whole
+
+
+def test_a_known_head_is_the_whole_response_to_head() -> None:
+    head = OK + b"X-Of-This-Test: 4\r\nContent-Length: 0\r\n\r\n"
+    for _ in range(2):
+        read([head])
+    _, reader, _ = read([head], is_head_request=True)
+    assert (reader.is_complete, reader.is_void) == (True, True)
+
+
+def test_a_response_that_ends_its_connection_stays_the_last() -> None:
+    for _ in range(3):
+        _, reader, _ = read([OK + LENGTH + b"Connection: close\r\n\r\nok"])
+        assert (reader.is_complete, reader.may_carry_more) == (True, False)
+
+
+def test_surplus_behind_a_known_response_ends_the_connection() -> None:
+    whole = OK + LENGTH + b"X-Of-This-Test: 5\r\n\r\nok"
+    for surplus in (b"", b"", b"", b"x", whole):
+        _, reader, _ = read([whole + surplus])
+        assert (reader.is_complete, reader.may_carry_more) == (True, not surplus)
 
 
 def test_only_a_body_without_framing_ends_with_the_connection() -> None:

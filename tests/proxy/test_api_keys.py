@@ -19,8 +19,8 @@ from shared_registry.config import RouterConfig
 from shared_registry.config.api_keys import new_api_key
 from shared_registry.embedded import EmbeddedServer
 from shared_registry.errors import ConfigError
-from shared_registry.http1.fields import Headers
 from shared_registry.proxy.exchange import Exchange
+from shared_registry.proxy.response_head import ResponseHead
 from shared_registry.proxy.server import serve_clients
 from tests.proxy.conftest import FAST, RunningRouter, StartRouter
 from tests.support.backend import Backend
@@ -175,13 +175,13 @@ async def test_the_name_of_the_key_is_known_for_the_log(
 ) -> None:
     router = await locked(start_router, replica)
     names: list[str | None] = []
-    begin = Exchange.begin
+    begin = Exchange.begin_with
 
-    def noted(exchange: Exchange, status: int, fields: Headers) -> None:
+    def noted(exchange: Exchange, head: ResponseHead) -> None:
         names.append(exchange.key_name)
-        begin(exchange, status, fields)
+        begin(exchange, head)
 
-    monkeypatch.setattr(Exchange, "begin", noted)
+    monkeypatch.setattr(Exchange, "begin_with", noted)
     for headers in (BEARER, {"X-Api-Key": OTHER}, {}, {"X-Api-Key": LIMITED}):
         await router.http.get("/who", headers=headers)
     assert names == ["team-a", "team-b", None, "team-c"]

@@ -126,7 +126,9 @@ class Body:
         self.received = b""
         self.is_paused = False
         self.exchange = exchange
-        exchange.flow_to(self)
+        if (body := exchange.flow_to(self)) is not None:
+            self.send(body)
+            self.end_request()
 
     def send(self, data: bytes) -> None:
         self.received += data

@@ -64,6 +64,8 @@ X-HTTP-Method-Override: DELETE
 Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==
 Sec-WebSocket-Version: 13""".split(b"\n")
 REQUESTS, AT_ONCE = 1200, 8
+AGAIN, TIMES = 200, 3
+"""How many are sent again in one piece, and how often: then some of their heads are known."""
 
 
 @dataclass(frozen=True)
@@ -154,6 +156,7 @@ def final(answer: bytes) -> list[bytes]:
 async def test_no_body_becomes_a_request(server: EmbeddedServer, seed: int) -> None:
     chance = random.Random(seed)
     requests = [mutated(chance) for _ in range(REQUESTS)]
+    requests += [Sent(sent.data, ()) for _ in range(TIMES) for sent in requests[:AGAIN]]
     room = asyncio.Semaphore(AT_ONCE)
     async with RawBackend(answer_strictly) as replica, router_of_its_own(server, replica.url) as router:
 

@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 import pytest
 import pytest_asyncio
 
-from shared_registry.proxy import attempt, headers
+from shared_registry.proxy import attempt
 from shared_registry.proxy.exchange import Exchange
 from shared_registry.proxy.outcomes import OutcomeReports
 from shared_registry.proxy.serving import Serving
@@ -228,7 +228,7 @@ async def test_an_error_within_the_response_becomes_500(
 ) -> None:
     one = await front(tell)
     with monkeypatch.context() as patch, caplog.at_level(logging.ERROR):
-        patch.setattr(headers, "to_client", fail)
+        patch.setattr(attempt, "passed_head", fail)
         await one.client.send(POST % b"x")
         status, _, body = await one.client.response()
     assert (status, b"internal_error" in body) == (500, True)

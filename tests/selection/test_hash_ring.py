@@ -15,7 +15,7 @@ from shared_registry.model import AdminState
 from shared_registry.selection.hash_ring import HashRing
 from shared_registry.selection.loads import Loads
 from shared_registry.selection.members import Members
-from shared_registry.selection.ring_points import RingPoints
+from shared_registry.selection.ring_building import RingBuilding
 from tests.support.choices import chi_square, chi_square_limit, max_to_mean, members, number_of, replicas, tally
 from tests.support.effort import effort
 
@@ -148,7 +148,7 @@ def test_a_ring_of_few_members_drops_all_other_points() -> None:
 def test_most_changes_are_applied_by_splicing(monkeypatch: pytest.MonkeyPatch) -> None:
     group = members([1.0] * 50)
     policy = ring(group)
-    monkeypatch.setattr(RingPoints, "_built", lambda _: pytest.fail("sorted all anew"))
+    monkeypatch.setattr(RingBuilding, "_steps", lambda _: pytest.fail("sorted all anew"))
     policy.update(Members(group.replicas, [2.0, *group.weights[1:]]))
     policy.update(group)
     assert owners(policy) == owners(ring_built_before(group, monkeypatch))

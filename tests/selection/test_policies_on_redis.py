@@ -181,3 +181,12 @@ async def test_only_the_leader_declares_panic_and_only_changes(space: Space) -> 
         (EventKind.PANIC_BEGAN, "router~1", "few"),
         (EventKind.PANIC_ENDED, "router~1", ""),
     ]
+
+
+async def test_a_running_router_puts_large_work_of_policies_off(routers: Routers) -> None:
+    pieces = iter(range(3))
+    async with routers.running(policy="hash") as registry:
+        later = registry._view.selection.later
+        assert later.put_off(lambda: next(pieces, None) is None)
+        await until(lambda: later.is_done)
+    assert not later.put_off(lambda: True)

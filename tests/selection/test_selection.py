@@ -369,7 +369,7 @@ def test_a_change_moves_only_the_replica_that_it_touches(monkeypatch: pytest.Mon
         registry.select(policy=policy)
     monkeypatch.setattr(Levels, "fill", lambda *_: pytest.fail("all were put in order anew"))
     monkeypatch.setattr(Ordered, "replace", lambda *_: pytest.fail("all were sorted"))
-    monkeypatch.setattr(RingPoints, "_set_sizes", never_more_than_one)
+    monkeypatch.setattr(RingPoints, "join", never_more_than_one)
     registry._view.apply([record(3, status=UNHEALTHY, revision=2)])
     registry._view.apply([record(200, revision=3)])
     registry._view.apply([record(4, admin=AdminState.REMOVED, revision=4)])

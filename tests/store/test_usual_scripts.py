@@ -70,6 +70,27 @@ class Twins:
         self.compare()
         return done
 
+    def heartbeat(self, now_ms: int, args: list[str]) -> bool:
+        """Send a heartbeat in both at that time. Return whether it took the short way."""
+        meta, clock = self.space.keys.meta, f"{{'{now_ms // 1000}', '{now_ms % 1000 * 1000}'}}"
+        text = assemble("heartbeat").replace("redis.call('TIME')", clock)
+        is_short, before = text.replace("return usual\n", "return {'short', unpack(usual)}\n"), self._count_events()
+        reply: list[str] = self.space.raw.eval(is_short, 1, meta, *args)
+        long = text.replace("local usual = send_usual()", "local usual")
+        assert long != text != is_short
+        twin = self.space.raw.eval(long, 1, self._translated(meta), *args)
+        took_short_way = reply[0] == "short"
+        if took_short_way or self._count_events() == before:
+            assert twin == reply[took_short_way:]
+            self.compare()
+        else:  # the ids of events are times
+            self.copy()
+        return took_short_way
+
+    def _count_events(self) -> int:
+        count: int = self.space.raw.xlen(self.space.keys.events)
+        return count
+
     def compare(self) -> None:
         """Fail unless both have the same content, apart from the times in the inboxes."""
         ours = {self._translated(key): value for key, value in self.space.dump().items() if ":inbox:" not in key}
@@ -197,3 +218,67 @@ async def test_heartbeats_make_many_leases_a_hash_table(space: Space) -> None:
     assert heartbeat.leases == len(held)
     assert space.raw.object("encoding", leases) == "hashtable"
     assert space.raw.hgetall(leases) == held
+
+
+BEGUN_MS = 1_800_000_000_000
+HISTORY = "1" * 16
+ODD_META = (
+    "heartbeat_at_ms",
+    "reap_after_ms",
+    "epoch",
+    "revision",
+    "names_cursor",
+    "returns_all",
+    "settling",
+    "cluster",
+)
+
+
+def said(chance: random.Random, router: str, version: str) -> list[str]:
+    """Return the arguments of a heartbeat, a few of which are not what they usually are."""
+
+    def usually(text: str, *others: str) -> str:
+        return text if chance.random() < 0.99 else chance.choice(others)
+
+    print_of_probes = usually("p" if router == ONE else "", "q", "")
+    known = [usually(HISTORY, "", "2" * 16), usually("", "1-1"), ""]
+    words = [router, "5000", HISTORY, "host", "1", "1.0", "5", "", "f", usually("m", "n"), print_of_probes]
+    words += [usually(version, "0"), "0", usually("", "no route"), "leader", *known, usually("", "east"), "1", "2", "3"]
+    return words + ([] if chance.random() < 0.97 else URLS[:1])
+
+
+def disturb(space: Space, chance: random.Random, now_ms: int) -> None:
+    """Write something that makes the next heartbeats unusual."""
+    raw, keys = space.raw, space.keys
+    kind = chance.randrange(8)
+    if kind == 0:
+        raw.hset(keys.meta, chance.choice(ODD_META), chance.choice(("x", "7", "9" * 16, f"{now_ms + 9000}", "1-1")))
+    elif kind == 1:
+        raw.hdel(keys.meta, *ODD_META)
+    elif kind == 2:
+        raw.zadd(keys.ejected, {URLS[0]: now_ms + chance.choice((-100, 100_000))})
+    elif kind == 3:
+        raw.zadd(keys.routers, {chance.choice((ONE, TWO)): now_ms + chance.choice((-1, 99_000))})
+    elif kind == 4:
+        raw.zadd(keys.probers, {f"p m {chance.choice((ONE, TWO))}": now_ms + 5000})
+    elif kind == 5:
+        raw.zadd(chance.choice((keys.announced, keys.departing)), {URLS[1]: now_ms + 1})
+    elif kind == 6:
+        raw.hset(keys.leases(ONE), mapping={f"{number:08x}": URLS[0] for number in range(chance.choice((1, 40)))})
+    else:
+        raw.hset(keys.router(TWO), chance.choice(("reap_cursor", "trouble", "machine")), "x")
+
+
+@pytest.mark.parametrize("seed", range(12))
+async def test_a_short_heartbeat_does_what_a_long_one_does(space: Space, twins: Twins, seed: int) -> None:
+    chance, now_ms, short = random.Random(seed), BEGUN_MS, 0
+    twins.copy()
+    for step in range(2 * STEPS):
+        now_ms += chance.choice((0, 300, 700, 700)) if step % 20 else chance.choice((3000, -50))
+        router = chance.choice((ONE, TWO))
+        version = space.raw.hget(space.keys.meta, "probers_version") or "0"
+        short += twins.heartbeat(now_ms, said(chance, router, f"{HISTORY}-{version}"))
+        if chance.random() < 0.05:
+            disturb(space, chance, now_ms)
+            twins.copy()
+    assert short >= 5
