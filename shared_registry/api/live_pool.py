@@ -50,6 +50,7 @@ class LivePool:
         self._refused_before = refused()
         self._counts = FleetCounts()
         self._counted: dict[str, ReplicaRecord] = {}
+        self._seen: list[ReplicaRecord] = []
         self._shown: dict[str, tuple[ReplicaRecord, int]] = {}
         self.rows: dict[str, str] = {}
         self.head: dict[str, Any] = {}
@@ -92,6 +93,10 @@ class LivePool:
 
         Return the keys of the replicas that are gone.
         """
+        present_records = [replica.record for replica in replicas]
+        if present_records == self._seen:
+            return []
+        self._seen = present_records
         breath, counted = Breath(), self._counted
         for at in range(0, len(replicas), COMPARED_AT_ONCE):
             records = (replica.record for replica in replicas[at : at + COMPARED_AT_ONCE])

@@ -58,7 +58,7 @@ class AdminServer:
     async def serve(self, router: Router) -> None:
         """Serve until cancelled, then end the responses under way, within some seconds."""
         counting, live = Counting(router), LiveData(router)
-        works = [counting.run(), live.run(), self._answer(router, counting, live)]
+        works = [live.run(), self._answer(router, counting, live)]
         if self._tokens.has_files:
             works.append(self._tokens.follow())
         if self._tls:

@@ -58,4 +58,4 @@ def serve(
     logs which of them took effect and which need a restart. SIGUSR1 and SIGUSR2 are ignored.
     """
     asked = serving.Serve(config, host, port, workers, never_lead=never_lead, wait_seconds=wait_redis)
-    raise typer.Exit(serving.serve(given(context, redis, namespace, as_json=as_json), asked))
+    raise typer.Exit(serving.serve_until_told(given(context, redis, namespace, as_json=as_json), asked))

@@ -50,7 +50,7 @@ class Serve:
     wait_seconds: float | None = None
 
 
-def serve(options: GlobalOptions, asked: Serve) -> int:
+def serve_until_told(options: GlobalOptions, asked: Serve) -> int:
     """Run a router, by one process or several, until a signal stops it. Return the exit code.
 
     Raises:

@@ -96,7 +96,7 @@ def _serve(options: GlobalOptions, texts: dict[str, str], flags: set[str]) -> in
         values["path"] = Path(texts["path"])
     if "wait_seconds" in texts:
         values["wait_seconds"] = float(texts["wait_seconds"])
-    return serving.serve(options, serving.Serve(**values))
+    return serving.serve_until_told(options, serving.Serve(**values))
 
 
 def short_cut(words: Sequence[str]) -> ShortCut | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import os
 import time
@@ -111,6 +112,7 @@ class Ledger:
 
     Attributes:
         acquires: How many ids were ever requested.
+        is_used: Set whenever an id is requested. Whoever waits for the next one clears it.
         closings: How often the registry was stopped.
         held: The held leases by id.
         unconfirmed: Ids of held leases that Redis did not have when it was last compared with the ledger.
@@ -130,6 +132,7 @@ class Ledger:
         self._ending: set[str] = set()
         self._sending: set[str] = set()
         self.acquires = self.closings = 0
+        self.is_used = asyncio.Event()
         self._releases = 0
 
     @property
@@ -150,6 +153,7 @@ class Ledger:
         if lease_id not in self._acquiring:
             self._acquiring.add(lease_id)
             self.acquires += 1
+            self.is_used.set()
 
     def hold(self, lease: HeldLease) -> None:
         """Record that a requested lease is held."""

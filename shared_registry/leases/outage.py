@@ -227,6 +227,9 @@ class Outage:
         """Read the loads regularly while leases are acquired, so that this router can place sessions in an outage."""
         acquires = self._ledger.acquires
         while True:
+            if acquires == self._ledger.acquires and not self._is_used():
+                self._ledger.is_used.clear()
+                await self._ledger.is_used.wait()
             await self._clock.sleep(self._refresh_seconds)
             if acquires != self._ledger.acquires:
                 acquires = self._ledger.acquires
@@ -274,9 +277,10 @@ class Outage:
         oldest = self._unsettled_since - 2 * self._interval_seconds() - 1
         return self._read_at < oldest and self._mode == "share"
 
+    def _is_used(self) -> bool:
+        return self._clock.monotonic() - self._used_at < IDLE_SECONDS
+
     def _needs_loads(self) -> bool:
         return (
-            self._mode == "share"
-            and self._clock.monotonic() - self._used_at < IDLE_SECONDS
-            and any(replica.endpoint.capacity for replica in self._usable())
+            self._mode == "share" and self._is_used() and any(replica.endpoint.capacity for replica in self._usable())
         )

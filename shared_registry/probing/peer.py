@@ -49,7 +49,6 @@ OPINIONS_AT_ONCE = 40
 REVIEWED_AT_ONCE = 100
 ANSWER_SECONDS = 0.05
 """How long an opinion waits for others, to be sent together."""
-LONGEST_WAIT_SECONDS = 1.0
 NEW_PROBERS = (EventKind.LEADER_ELECTED, EventKind.PLAN_CHANGED)
 """Events after which replicas may have other probers."""
 logger = logging.getLogger(__name__)
@@ -347,7 +346,7 @@ class Peer:
         while self._heap and self._is_outdated(*self._heap[0]):
             heapq.heappop(self._heap)
         due = self._heap[0][0] if self._heap else math.inf
-        await wait_until(self._clock, min(due, self._clock.monotonic() + LONGEST_WAIT_SECONDS), self._wake)
+        await wait_until(self._clock, due, self._wake)
 
     def _is_outdated(self, due: float, key: str, reason: str) -> bool:
         task = self._tasks.get((key, PeerReason(reason)))

@@ -65,15 +65,15 @@ class AccessLog:
             "place": record.place,
             "replica": record.replica,
             "session_digest": None if session is None else session_digest(session),
-            "status": record.status,
+            "status": exchange.status,
             "close_code": record.close_code,
             "bytes_in": exchange.bytes_in,
             "bytes_out": exchange.bytes_out,
-            "wait_ms": record.wait_ms,
-            "first_byte_ms": record.first_byte_ms,
-            "duration_ms": record.duration_ms,
+            "wait_ms": _ms_since(exchange.started_at, record.placed_at),
+            "first_byte_ms": _ms_since(exchange.started_at, exchange.answered_at),
+            "duration_ms": _ms_since(exchange.started_at, exchange.ended_at),
             "attempts": record.attempts,
-            "ended": record.ended,
+            "ended": exchange.ended,
             "error": record.error,
         }
         self._put(self._line(fields))
@@ -162,6 +162,10 @@ _UNREAD: dict[str, Any] = {
     "ended": "refused",
     "error": None,
 }
+
+
+def _ms_since(start: float, moment: float | None) -> float | None:
+    return None if moment is None else round((moment - start) * 1000, 3)
 
 
 def _shown_time(seconds: float) -> str:

@@ -33,9 +33,10 @@ from shared_registry.proxy.serving import InTask, Serving, fail
 from shared_registry.proxy.site import Site
 from shared_registry.proxy.status import ready_document
 from shared_registry.proxy.traffic import Traffic
+from shared_registry.tallies import FAST_SECONDS, Distribution
 
 CHECK_SECONDS = 0.25
-"""How often the time limits of the connections are applied."""
+"""How often the time limits of the connections are applied, and the lag of the event loop is measured."""
 IDLE_CHECK_SECONDS = 1.0
 """The same while there is no connection. Each time that an idle process wakes costs it some 0.1 ms of CPU."""
 logger = logging.getLogger(__name__)
@@ -54,6 +55,7 @@ class Router:
         tls: The TLS of these connections; `None` if they have none.
         pools: Its pools by name; one without a name if the settings have no pools.
         joined: Set once the view of a pool is loaded.
+        lags: How late the event loop has called the timer that checks the connections, in seconds.
         on_reload: Called with the settings in force after each `reload()`, also if no setting has changed: files that
             settings name may have. They must not raise.
     """
@@ -98,6 +100,7 @@ class Router:
         }
         self._only_pool = self.pools.get("")
         self.joined = asyncio.Event()
+        self.lags = Distribution(FAST_SECONDS)
         scheme = "http" if self.tls is None else "https"
         self.site = Site(self._begin, Limits.of(config), scheme=scheme, access_log=access_log)
         if counts:
@@ -255,6 +258,7 @@ class Router:
         return None
 
     async def _answer_page(self, exchange: Exchange, page: bytes) -> None:
+        exchange.traffic = None
         if exchange.record is not None:
             exchange.record.place = "page"
         exchange.answer(await self._pages.answer(page, exchange.method, is_websocket=exchange.is_handshake))
@@ -283,10 +287,14 @@ class Router:
             pool.connections.close()
 
     async def _check(self) -> None:
-        """Apply the time limits of the connections periodically until cancelled."""
+        """Apply the time limits of the connections periodically until cancelled, and note how late that is."""
+        time = asyncio.get_running_loop().time
         while True:
-            await asyncio.sleep(CHECK_SECONDS if self.site.clients else IDLE_CHECK_SECONDS)
-            now = asyncio.get_running_loop().time()
+            seconds = CHECK_SECONDS if self.site.clients else IDLE_CHECK_SECONDS
+            due = time() + seconds
+            await asyncio.sleep(seconds)
+            now = time()
+            self.lags.add(max(0.0, now - due))
             for client in tuple(self.site.clients):
                 client.check(now)
             self.site.refusals.report(now)

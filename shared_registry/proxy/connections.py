@@ -53,6 +53,7 @@ class ReplicaConnections:
         self._options = tcp.liveness_options(config.peer_timeout_seconds)
         self._idle: defaultdict[str, list[ReplicaConnection]] = defaultdict(list)
         self.idle_count = 0
+        self._has_idle = asyncio.Event()
         self._generation = 0
 
     def reload(self, config: RouterConfig) -> None:
@@ -123,13 +124,18 @@ class ReplicaConnections:
         """Keep a connection after an exchange if it can carry another one; otherwise abort it."""
         if connection.is_reusable and connection.generation == self._generation:
             self._idle[replica.key].append(connection)
+            if not self.idle_count:
+                self._has_idle.set()
             self.idle_count += 1
         else:
             connection.abort()
 
     async def sweep(self) -> None:
-        """Close connections that have been idle for too long, periodically until cancelled."""
+        """Close connections that have been idle for too long, periodically while there are any, until cancelled."""
         while True:
+            if not self.idle_count:
+                self._has_idle.clear()
+                await self._has_idle.wait()
             seconds = self._config.replica_idle_seconds
             await asyncio.sleep(seconds)
             for key, connections in tuple(self._idle.items()):

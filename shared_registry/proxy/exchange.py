@@ -81,8 +81,13 @@ class Exchange:
         is_over: Whether a response was sent whole, or was broken off.
         server: What serves the request, and is cancelled if the client leaves; `None` before and after that.
         started_at: When the head was received, on the event loop's clock.
+        answered_at: When the client was sent the head of its response, on that clock; `None` if it was sent none.
+        ended: Why the request ended; `None` while it has not.
+        ended_at: When it ended, on that clock.
+        status: The HTTP status that the client was sent; `None` if it was sent none.
+        traffic: Counts the request when it has ended; `None` if it is not counted, or was.
         refusal: The answer to send because a limit was exceeded, if the task is cancelled for that.
-        record: What the access log and the metrics will tell of the request; `None` if there are none.
+        record: What else the access log or the trace will tell of the request; `None` if there is neither.
         head: The request's headers as they were received, with what a replica is sent of them.
         bytes_in: The bytes that were received of the body, or of the session's frames.
         bytes_out: The bytes that were sent of the response's body, or of the session's frames.
@@ -102,10 +107,13 @@ class Exchange:
         "_sends_chunks",
         "_sink",
         "_was_asked",
+        "answered_at",
         "body_length",
         "bytes_in",
         "bytes_out",
         "client",
+        "ended",
+        "ended_at",
         "fields",
         "has_body",
         "head",
@@ -124,7 +132,9 @@ class Exchange:
         "rewrite",
         "server",
         "started_at",
+        "status",
         "target",
+        "traffic",
         "version",
     )
 
@@ -146,11 +156,15 @@ class Exchange:
         self.version = version
         self.fields = fields
         self.request_id = client.site.ids.of(fields)
-        self.started_at = now = client.now()
-        self.record = client.site.begin_record(now)
+        self.started_at = self.ended_at = now = client.now()
+        self.traffic = client.site.traffic
+        self.record = client.site.begin_record()
         self.is_traced = self.record is not None and client.site.tracing is not None
         if self.record is not None and client.site.tracing is not None:
             self.record.trace = client.site.tracing.begin(self, self.record)
+        self.ended: Ended | None = None
+        self.status: int | None = None
+        self.answered_at: float | None = None
         self.bytes_in = self.bytes_out = 0
         self.body_length = body_length
         self.has_body = body_length != 0
@@ -413,8 +427,10 @@ class Exchange:
         self.is_begun = True
         if self.rewrite is not None:
             head = ResponseHead(head.status, self.rewrite(head.fields))
-        if (record := self.record) is not None:
-            record.answer(head.status, self.client.now())
+        self.status = head.status
+        self.answered_at = self.client.now()
+        if self.is_traced:
+            self._trace_answer(head.status)
         more = b""
         if not head.has_length and self.method != "HEAD":
             if self.version == "1.0":
@@ -454,8 +470,8 @@ class Exchange:
             client.write_all(out)
             self._out = []
         self.is_over = True
-        if (record := self.record) is not None:
-            record.end("done", client.now())
+        if self.ended is None:
+            self.ended, self.ended_at = "done", client.now()
         self._sink = self._kept = None
         client.end_exchange(self)
 
@@ -496,8 +512,7 @@ class Exchange:
     def note_replica(self, url: str, session: str | None) -> None:
         """Record that the replica with this url is tried, for a session of that name."""
         if (record := self.record) is not None:
-            record.session = session
-            record.try_replica(url, self.client.now())
+            record.try_replica(url, session, self.client.now())
 
     def note_reached(self) -> None:
         """Record that the replica was reached, and is going to be sent the request."""
@@ -521,13 +536,23 @@ class Exchange:
 
     def note_status(self, status: int) -> None:
         """Record the status that the client is sent by something else than `begin()`."""
-        if self.record is not None:
-            self.record.answer(status, self.client.now())
+        self.status = status
+        self.answered_at = self.client.now()
+        if self.is_traced:
+            self._trace_answer(status)
 
     def note_end(self, ended: Ended, *, error: str | None = None, close_code: int | None = None) -> None:
         """Record why the request has ended, or is about to end. The first reason counts."""
-        if self.record is not None:
-            self.record.end(ended, self.client.now(), error=error, close_code=close_code)
+        if self.ended is not None:
+            return
+        self.ended, self.ended_at = ended, self.client.now()
+        if (record := self.record) is not None:
+            record.error = error
+            record.close_code = close_code
+
+    def _trace_answer(self, status: int) -> None:
+        if self.record is not None and self.record.trace is not None:
+            self.record.trace.answer(status)
 
     def break_off(self) -> None:
         """Close the connection without completing the response. Does nothing if the exchange is over."""

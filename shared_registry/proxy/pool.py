@@ -132,10 +132,10 @@ class Pool:
             What serves it in a task; `None` if it was answered, or is being served.
         """
         place = self._routes.place(exchange.method, path, is_websocket=exchange.is_handshake)
-        if (record := exchange.record) is not None:
-            record.place = place
-            if record.traffic is not None:
-                record.traffic = self.traffic
+        if exchange.traffic is not None:
+            exchange.traffic = self.traffic
+        if exchange.record is not None:
+            exchange.record.place = place
         if place == "none":
             exchange.answer(_NOT_ALLOWED)
             return None

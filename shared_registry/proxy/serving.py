@@ -49,11 +49,9 @@ class Serving:
         self._under_way.discard(exchange)
         exchange.server = None
         exchange.uncount()
-        record = exchange.record
-        if record is not None:
-            if record.ended is None:
-                _note_unknown_end(exchange, record.status, is_cancelled=is_cancelled)
-            exchange.client.site.end_record(exchange)
+        if exchange.ended is None:
+            _note_unknown_end(exchange, is_cancelled=is_cancelled)
+        exchange.client.site.end_record(exchange)
 
     async def end_all(self) -> None:
         """Cancel what is under way, and wait until it has ended."""
@@ -90,9 +88,9 @@ def fail(exchange: Exchange, error: Exception) -> None:
     exchange.refuse(error_answer(500, "internal_error", "the router failed; see its log"))
 
 
-def _note_unknown_end(exchange: Exchange, status: int | None, *, is_cancelled: bool) -> None:
+def _note_unknown_end(exchange: Exchange, *, is_cancelled: bool) -> None:
     if not is_cancelled:
         exchange.note_end("router_failed")
         return
     ended: Ended = "router_stopped" if exchange.client.site.is_ending else "client_left"
-    exchange.note_end(ended, close_code=closing.LOST if status == SWITCHING_PROTOCOLS else None)
+    exchange.note_end(ended, close_code=closing.LOST if exchange.status == SWITCHING_PROTOCOLS else None)

@@ -53,8 +53,11 @@ class ShownReplicas:
             elif written[number][0] != some:
                 written[number] = some, _text(some, plan, is_first=not at)
             await breath.pause()
-        texts = [text for _, text in written]
-        return [b"".join(texts[at : at + PIECES_AT_ONCE]) for at in range(0, len(texts), PIECES_AT_ONCE)]
+        texts, pieces = [text for _, text in written], []
+        for at in range(0, len(texts), PIECES_AT_ONCE):
+            pieces.append(b"".join(texts[at : at + PIECES_AT_ONCE]))
+            await breath.pause()
+        return pieces
 
     def _keep(self) -> None:
         """Keep what is written for some time from now on."""

@@ -53,26 +53,23 @@ class Site:
     is_stopping: bool = False
     is_ending: bool = False
 
-    def begin_record(self, now: float) -> AccessRecord | None:
-        """Return the record of a request that begins now; `None` if nobody wants it."""
+    def begin_record(self) -> AccessRecord | None:
+        """Return the record of a request that begins now; `None` if it is neither logged nor traced."""
         if self.access_log is not None:
-            return AccessRecord(self.access_log.now(), now, self.traffic)
-        if self.traffic is None and self.tracing is None:
-            return None
-        return AccessRecord(0.0, now, self.traffic)
+            return AccessRecord(self.access_log.now())
+        return None if self.tracing is None else AccessRecord(0.0)
 
     def end_record(self, exchange: Exchange) -> None:
         """Log and count a request that has ended, unless that was done before."""
-        record = exchange.record
-        if record is None:
-            return
-        exchange.record = None
-        if record.traffic is not None:
-            record.traffic.add(exchange, record)
-        if self.access_log is not None:
-            self.access_log.write(exchange, record)
-        if record.trace is not None:
-            record.trace.end(exchange)
+        if (traffic := exchange.traffic) is not None:
+            exchange.traffic = None
+            traffic.add(exchange)
+        if (record := exchange.record) is not None:
+            exchange.record = None
+            if self.access_log is not None:
+                self.access_log.write(exchange, record)
+            if record.trace is not None:
+                record.trace.end(exchange)
 
     def refuse(self, refusal: Refusal, client: str | None, now: float) -> bytes:
         """Return the response to a client for which there is no room, and log the refusal."""

@@ -16,7 +16,6 @@ from shared_registry.proxy.outcomes import NO_FAILURES
 from shared_registry.tallies import FAST_SECONDS, SLOW_SECONDS, Distribution
 
 if TYPE_CHECKING:
-    from shared_registry.proxy.access_record import AccessRecord
     from shared_registry.proxy.exchange import Exchange
 
 RequestOutcome = Literal["ok", "client_gone", "replica_failed", "refused", "timeout", "shutdown", "router_failed"]
@@ -126,17 +125,16 @@ class Traffic:
         self.placements[answer] += 1
         (self.waits if has_waited else self.acquires)[answer].add(time.monotonic() - begun_at)
 
-    def add(self, exchange: Exchange, record: AccessRecord) -> None:
-        """Count a request that has ended. The router's own pages do not count."""
-        if record.place == "page":
-            return
+    def add(self, exchange: Exchange) -> None:
+        """Count a request that has ended."""
         kind = self.websocket if exchange.is_handshake else self.http
-        outcome, status = OUTCOMES[record.ended], record.status
+        outcome, status = OUTCOMES[exchange.ended], exchange.status
         if status is not None and status >= 500 and outcome == "ok" and status not in NO_FAILURES:
             outcome = "replica_failed"
         kind.ended[outcome] += 1
-        kind.durations.add(record.ended_at - record.started_at)
-        if record.answered_at is not None:
-            kind.first_bytes.add(record.answered_at - record.started_at)
+        started_at, answered_at = exchange.started_at, exchange.answered_at
+        kind.durations.add(exchange.ended_at - started_at)
+        if answered_at is not None:
+            kind.first_bytes.add(answered_at - started_at)
         kind.bytes_in += exchange.bytes_in
         kind.bytes_out += exchange.bytes_out

@@ -15,6 +15,8 @@ from shared_registry.errors import StoreError, StoreUnavailable
 
 TICKS = 10
 """The number of timer ticks within one timeout. The event loop needs a few turns to read a reply that has arrived."""
+RARE_TICKS = 5
+"""Calls are rare if the last tick was due so many ticks ago. Then the timer does not run on after a call has ended."""
 FAILURES_PER_CALL = 2
 """How many failures in a row, per call of the lane, count as an outage. All connections of a lane may break at once
 although the server works, so that only the failures of new connections show an outage."""
@@ -138,7 +140,8 @@ class SharedAlarm:
 
     The event loop sorts its timers and removes the cancelled ones. For a short call that would cost more than
     everything else that bounds it. All alarms have the same length, so they are due in the order in which they were
-    set, and need no sorting. One timer that runs from tick to tick serves all of them.
+    set, and need no sorting. One timer that runs from tick to tick serves all of them. It ends with the last alarm if
+    alarms are rare.
 
     A tick that is very late shows that the event loop was busy, or that the process had no processor. A reply may have
     arrived meanwhile that nobody could read. So this delay does not count.
@@ -162,6 +165,7 @@ class SharedAlarm:
         self._armed_on: asyncio.AbstractEventLoop | None = None
         self._next_tick = 0.0
         self._not_counted = 0.0
+        self._is_rare = False
 
     def set(self, ring: Callable[[], None]) -> None:
         """Schedule one call of this function. It may be set again after it was called or called off."""
@@ -170,6 +174,7 @@ class SharedAlarm:
         if loop is not self._armed_on:
             self._due.clear()  # they are empty, or their loop was closed and will not run
             self._not_counted = 0.0
+            self._is_rare = now - self._next_tick > RARE_TICKS * self._tick_seconds
             self._arm(loop, now + self._first_tick_seconds)
         # An alarm that is set while a tick is late must not be due later than one that is set after that tick.
         self._due[ring] = min(now, self._next_tick) - self._not_counted + self._seconds
@@ -177,8 +182,9 @@ class SharedAlarm:
     def call_off(self, ring: Callable[[], None]) -> None:
         """Cancel the call of this function, if it has not been made."""
         self._due.pop(ring, None)
-        if not self._is_shared and self._timer is not None:
+        if (self._is_rare or not self._is_shared) and not self._due and self._timer is not None:
             self._timer.cancel()
+            self._armed_on = None
 
     def _arm(self, loop: asyncio.AbstractEventLoop, at: float) -> None:
         self._armed_on = loop
@@ -186,7 +192,7 @@ class SharedAlarm:
         self._timer = loop.call_at(at, self._tick, loop)
 
     def _tick(self, loop: asyncio.AbstractEventLoop) -> None:
-        now = loop.time()
+        now, self._is_rare = loop.time(), False
         late = now - self._next_tick
         if late > self._tick_seconds / 2:
             self._not_counted += late

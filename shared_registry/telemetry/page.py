@@ -79,7 +79,7 @@ class MetricsPage:
     def _put_router(self, samples: Samples) -> None:
         samples.put("sr_build_info", 1, __version__)
         samples.put("sr_clients", len(self._router.site.clients))
-        samples.put_distribution("sr_event_loop_lag_seconds", self._counting.lag.lags)
+        samples.put_distribution("sr_event_loop_lag_seconds", self._router.lags)
         for kind, count in self._router.site.refusals.counts.items():
             status, _, error = kind.rpartition(" ") if kind.startswith("WebSocket") else kind.partition(" ")
             samples.put("sr_refusals_total", count, status, error)

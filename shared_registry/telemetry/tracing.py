@@ -145,8 +145,8 @@ class SpanTrace:
         self._end_step(now)
         if self._attempt is None and record.place in _WITH_REPLICA:
             self._end_choice(now)
-        is_error = OUTCOMES[record.ended] not in _NO_ERROR or (record.status or 0) >= 500
-        status = Status(StatusCode.ERROR, record.error or record.ended or "") if is_error else None
+        is_error = OUTCOMES[exchange.ended] not in _NO_ERROR or (exchange.status or 0) >= 500
+        status = Status(StatusCode.ERROR, record.error or exchange.ended or "") if is_error else None
         found = {
             "sr.attempts": record.attempts,
             "sr.bytes_in": exchange.bytes_in,
@@ -155,12 +155,12 @@ class SpanTrace:
             "sr.session_digest": None if record.session is None else session_digest(record.session),
             "sr.error": record.error,
             "sr.close_code": record.close_code,
-            "http.response.status_code": record.status,
+            "http.response.status_code": exchange.status,
         }
         self._root.set_attributes({name: value for name, value in found.items() if value is not None})
         for span in (self._attempt, self._root):
             if span is not None:
-                span.set_attribute("sr.ended", record.ended or "router_failed")
+                span.set_attribute("sr.ended", exchange.ended or "router_failed")
                 if status is not None:
                     span.set_status(status)
                 span.end(now)

@@ -119,6 +119,7 @@ class Router:
         """Let it read the loads, as it does while sessions come."""
         async with self.looking():
             self.ledger.acquires += 1
+            self.ledger.is_used.set()
             await self.clock.advance(REFRESH)
         assert self.reads
 

@@ -226,3 +226,24 @@ async def test_an_alarm_that_is_not_shared_leaves_no_timer() -> None:
     alarm.call_off(bell)
     assert alarm._timer is not None
     assert alarm._timer.cancelled()
+
+
+async def test_a_rare_alarm_called_off_leaves_no_timer() -> None:
+    """An idle process would wake for it. Where calls follow each other, the timer runs on instead."""
+    loop, rung = asyncio.get_running_loop(), Rung()
+    alarm, timers = SharedAlarm(SECONDS), list[asyncio.TimerHandle]()
+    first, second = rung.bell("first"), rung.bell("second")
+
+    def call_at(when: float, callback: Callable[..., Any], *arguments: Any) -> asyncio.TimerHandle:
+        timers.append(type(loop).call_at(loop, when, callback, *arguments))
+        return timers[-1]
+
+    loop.call_at = call_at  # type: ignore[assignment, method-assign]
+    try:
+        for ring in (first, second, first):
+            alarm.set(ring)
+            alarm.call_off(ring)
+    finally:
+        del loop.call_at
+    assert [timer.cancelled() for timer in timers] == [True, False]
+    timers[1].cancel()
