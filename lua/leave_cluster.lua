@@ -3,14 +3,14 @@
 --
 -- With `moves` 1, leases that may move go to another live router, if there is one, instead of ending (lib/moving.lua).
 --
--- KEYS    meta replicas removed routers router_prefix probers events queue settling ready_primary ready_secondary full
---         spare_primary spare_secondary spare_answered replica_prefix leases_prefix affinity_prefix several_prefix
---         inbox_prefix sequence_prefix
+-- KEYS    meta replicas removed routers moved router_prefix probers events queue settling ready_primary ready_secondary
+--         full spare_primary spare_secondary spare_answered replica_prefix leases_prefix affinity_prefix
+--         several_prefix inbox_prefix sequence_prefix
 -- ARGV    key affinity_ms moves
 -- RETURNS left|not_found  |  partial, leases left  |  wrong_type …|wrong_schema …
--- WRITES  meta replicas removed routers router_prefix probers events queue settling ready_primary ready_secondary full
---         spare_primary spare_secondary spare_answered replica_prefix leases_prefix affinity_prefix several_prefix
---         inbox_prefix sequence_prefix
+-- WRITES  meta replicas removed routers moved router_prefix probers events queue settling ready_primary ready_secondary
+--         full spare_primary spare_secondary spare_answered replica_prefix leases_prefix affinity_prefix
+--         several_prefix inbox_prefix sequence_prefix
 -- COST    O(60 * log replicas + 1000 * log waiters)
 
 -- include lib/keys.lua
@@ -20,7 +20,7 @@ local key, affinity_ms, moves = unpack(ARGV)
 
 local record, leases, inbox = keys.router_prefix .. key, keys.leases_prefix .. key, keys.inbox_prefix .. key
 local refused = refusal({
-  'replicas', 'removed', 'routers', 'probers', 'events', 'queue', 'ready_primary', 'ready_secondary', 'full',
+  'replicas', 'removed', 'routers', 'moved', 'probers', 'events', 'queue', 'ready_primary', 'ready_secondary', 'full',
   'spare_primary', 'spare_secondary', 'spare_answered',
 }, {record, 'hash', leases, 'hash', inbox, 'stream'})
 if refused then

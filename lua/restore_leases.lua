@@ -5,12 +5,13 @@
 -- until they are below capacity. A lease on a replica whose hash is absent or damaged is skipped, because nothing could
 -- count it, and the reply names that replica too. A restored lease id that still waits is taken out of the queue.
 --
--- A lease that has moved to another router is not restored, and the reply names it: its session is there now.
+-- A lease that has moved to another router is not restored, and the reply names it: its session is there now, or has
+-- ended there.
 --
 -- With `is_lost` Redis had these leases and has lost them. So leases of other routers may be lost too, and no new
 -- session gets a slot until they are back; see lib/settling.lua.
 --
--- KEYS    meta replicas removed routers router_prefix events queue settling ready_primary ready_secondary full
+-- KEYS    meta replicas removed routers moved router_prefix events queue settling ready_primary ready_secondary full
 --         spare_primary spare_secondary spare_answered replica_prefix leases_prefix affinity_prefix several_prefix
 --         inbox_prefix
 -- ARGV    router is_lost … (lease_id url)
@@ -34,8 +35,8 @@ local router, is_lost = unpack(ARGV, 1, 2)
 
 local leases = keys.leases_prefix .. router
 local refused = refusal({
-  'replicas', 'removed', 'routers', 'events', 'queue', 'ready_primary', 'ready_secondary', 'full', 'spare_primary',
-  'spare_secondary', 'spare_answered',
+  'replicas', 'removed', 'routers', 'moved', 'events', 'queue', 'ready_primary', 'ready_secondary', 'full',
+  'spare_primary', 'spare_secondary', 'spare_answered',
 }, {leases, 'hash'})
 if refused then
   return refused
@@ -53,7 +54,8 @@ for i = FIRST_LEASE_ID, #ARGV, LEASE_WIDTH do
   local elsewhere = redis.call('HGET', leases, lease_id)
   local load = redis.pcall('HGET', replica, 'in_flight')
   local is_there = type(load) == 'string' and tonumber(load) ~= nil
-  local has_moved = may_move(lease_id) and not elsewhere and holder_of(lease_id, router)
+  local has_moved = may_move(lease_id) and not elsewhere
+    and (has_left(router, lease_id) or holder_of(lease_id, router))
   if has_moved then
     moved[#moved + 1] = lease_id
   elseif is_there then

@@ -71,26 +71,28 @@ local function drop_waiters(waiters, affinity_ms)
   end
 end
 
--- heir: the router that gets the leases which may move; nil if they end like the others. Returns how many have ended.
-local function end_leases(leases, urls, ids, loads, now_ms, by, affinity_ms, heir)
+-- key: the router that is gone. heir: the router that gets the leases which may move; nil if they end like the others.
+-- Returns how many have ended.
+local function end_leases(key, heir, urls, ids, loads, now_ms, by, affinity_ms)
   if #ids > 0 then
-    redis.call('HDEL', leases, unpack(ids))
+    redis.call('HDEL', keys.leases_prefix .. key, unpack(ids))
   end
-  local ended = #ids
+  local moved = {}
   for _, id in ipairs(ids) do
     if heir and may_move(id) and bequeath(id, urls[id], heir) then
       loads[urls[id]] = loads[urls[id]] - 1
-      ended = ended - 1
+      moved[#moved + 1] = id
     elseif not session_refusal(id) then
       end_affinity(id, urls[id], affinity_ms)
     end
   end
+  note_moved(key, moved, now_ms)
   for url, count in pairs(loads) do
     if count > 0 and not replica_refusal(url) then
       unload(url, count, now_ms, by, {})
     end
   end
-  return ended
+  return #ids - #moved
 end
 
 -- Takes some of a router's waiters out of the queue, and ends some of its leases once no waiter is left. Freed slots go
@@ -108,7 +110,7 @@ local function end_some(key, now_ms, by, affinity_ms, heir)
   redis.call('HDEL', record, 'reap_cursor', 'queue_cursor')
   strike_prober(key)
   drop_waiters(waiters, affinity_ms)
-  local ended = end_leases(leases, urls, ids, loads, now_ms, by, affinity_ms, heir)
+  local ended = end_leases(key, heir, urls, ids, loads, now_ms, by, affinity_ms)
   local left = redis.call('HLEN', leases)
   local is_done = left == 0 and queue_cursor == 'done'
   if is_done then

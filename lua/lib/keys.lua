@@ -9,7 +9,7 @@ local keys = {
   departing = prefix .. 'departing', admin_by_name = prefix .. 'admin_by_name',
   names = prefix .. 'names', leader = prefix .. 'leader', probers = prefix .. 'probers', plan = prefix .. 'plan',
   settling = prefix .. 'settling', routers = prefix .. 'routers', router_prefix = prefix .. 'router:',
-  leases_prefix = prefix .. 'leases:', affinity_prefix = prefix .. 'affinity:',
+  leases_prefix = prefix .. 'leases:', affinity_prefix = prefix .. 'affinity:', moved = prefix .. 'moved',
   several_prefix = prefix .. 'several:', queue = prefix .. 'queue',
   inbox_prefix = prefix .. 'inbox:', sequence_prefix = prefix .. 'sequence:', events = prefix .. 'events',
 }
@@ -17,5 +17,5 @@ local TYPES = {
   replicas = 'zset', removed = 'zset', ready_primary = 'zset', ready_secondary = 'zset', full = 'set',
   spare_primary = 'zset', spare_secondary = 'zset', spare_answered = 'zset', leader = 'hash', routers = 'zset',
   settling = 'zset', probers = 'zset', plan = 'hash', ejected = 'zset', queue = 'zset', events = 'stream',
-  announced = 'zset', departing = 'zset', admin_by_name = 'hash', names = 'hash',
+  announced = 'zset', departing = 'zset', admin_by_name = 'hash', names = 'hash', moved = 'zset',
 }

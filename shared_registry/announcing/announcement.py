@@ -15,6 +15,7 @@ from shared_registry.admin.connection import Outsider
 from shared_registry.aio.clock import SystemClock
 from shared_registry.aio.supervise import keep_running
 from shared_registry.config import RouterConfig, validate_endpoint
+from shared_registry.config.rules import check_name
 from shared_registry.errors import ConfigError, StoreError, UsageError
 from shared_registry.model import ReplicaEndpoint
 from shared_registry.store.answers import new_token
@@ -71,7 +72,7 @@ class Announcement:
             drain_seconds: How long its sessions may go on at the end of the block.
 
         Raises:
-            ConfigError: The endpoint or one of the times is not valid.
+            ConfigError: The endpoint, the owner or one of the times is not valid.
         """
         if not SHORTEST_TTL_SECONDS <= ttl_seconds <= LONGEST_TTL_SECONDS:
             raise ConfigError(f"ttl: {ttl_seconds:g} must be from {SHORTEST_TTL_SECONDS:g} to {LONGEST_TTL_SECONDS:g}")
@@ -79,7 +80,7 @@ class Announcement:
             raise ConfigError(f"drain_seconds: {drain_seconds:g} must be from 0 to {LONGEST_DRAIN_SECONDS:g}")
         self._endpoint = validate_endpoint(endpoint, "replica")
         self._key = canonical_url(self._endpoint.url)
-        self.owner = owner or self._endpoint.name or socket.gethostname()
+        self.owner = (owner and check_name(owner, "owner")) or self._endpoint.name or socket.gethostname()
         self.instance = new_token()
         self._ttl_seconds = ttl_seconds
         self._drain_seconds = drain_seconds

@@ -16,6 +16,7 @@ FORWARDED = tuple(
 )
 """Signals that are passed on to the child and mean nothing to the program that announces it."""
 SIGNALLED = 128
+POLL_SECONDS = 0.05
 
 
 class ReplicaChild:
@@ -23,10 +24,14 @@ class ReplicaChild:
 
     Signals to this process's group, such as Ctrl-C in a terminal, do not reach it, so that it ends after its sessions.
     On Linux it gets SIGTERM if this process is killed: nobody would announce it any more.
+
+    The command may be a script that has started the server. So its process group ends with it: what is left of that
+    when the command has ended gets SIGTERM too.
     """
 
     def __init__(self, process: asyncio.subprocess.Process) -> None:
         self._process = process
+        self._is_group_gone = False
 
     @classmethod
     async def start(cls, command: Sequence[str]) -> ReplicaChild:
@@ -62,17 +67,34 @@ class ReplicaChild:
             self._process.send_signal(number)
 
     async def end(self, grace_seconds: float) -> int:
-        """Ask it to end, and after the grace kill it with its whole group. Return its exit code."""
+        """Ask it to end, and then the rest of its group; after the grace kill all of them. Return its exit code."""
         self.forward(signal.SIGTERM)
         try:
             async with asyncio.timeout(grace_seconds):
-                return await self.wait()
+                await self.wait()
+                self._signal_group(signal.SIGTERM)
+                while self._has_group():  # noqa: ASYNC110  nothing tells the end of a process that is no child
+                    await asyncio.sleep(POLL_SECONDS)
         except TimeoutError:
             self.kill()
-            return await self.wait()
+        return await self.wait()
 
     def kill(self) -> None:
-        """Kill it and its group at once, unless it has ended."""
-        if self._process.returncode is None:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(self._process.pid, signal.SIGKILL)
+        """Kill it and its group at once, unless they have ended."""
+        self._signal_group(signal.SIGKILL)
+
+    def _has_group(self) -> bool:
+        """Return whether a process of the group is left; call it when the command itself has ended."""
+        with contextlib.suppress(ChildProcessError):  # as the first process of a container, this one inherits them
+            while os.waitpid(-self._process.pid, os.WNOHANG)[0]:
+                pass
+        self._signal_group(0)
+        return not self._is_group_gone
+
+    def _signal_group(self, number: int) -> None:
+        """Send a signal to the group, or with 0 only look whether it is there. Once it is gone, its id is another's."""
+        if not self._is_group_gone:
+            try:
+                os.killpg(self._process.pid, number)
+            except ProcessLookupError:
+                self._is_group_gone = True

@@ -24,7 +24,8 @@ from shared_registry.urls import canonical_url
 logger = logging.getLogger(__name__)
 
 PROBE_SECONDS = 0.5
-NOT_STARTED = 127
+NOT_FOUND, NOT_EXECUTABLE = 127, 126
+"""The exit codes of shells for a command that cannot be started."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +53,8 @@ async def join_replica(joining: Joining, command: Sequence[str]) -> int:
     """Run the command and announce the replica that it is, from its first success of a probe to its end.
 
     A first SIGTERM, SIGINT or SIGQUIT lets the replica drain; a second one ends it at once. SIGHUP, SIGUSR1 and SIGUSR2
-    are passed on. If the command ends, the replica is deregistered at once.
+    are passed on; without a command, SIGHUP is a request to stop. If the command ends, the replica is deregistered at
+    once, and the rest of its process group ends too.
 
     Args:
         joining: What to announce.
@@ -72,7 +74,7 @@ async def join_replica(joining: Joining, command: Sequence[str]) -> int:
             child = await ReplicaChild.start(command)
         except OSError as error:
             logger.error("join: %s cannot be started: %s", command[0], error)  # noqa: TRY400  the error says it all
-            return NOT_STARTED
+            return NOT_FOUND if isinstance(error, FileNotFoundError) else NOT_EXECUTABLE
     try:
         with _signals(stop, child):
             return await _accompany(joining, announcement, child, stop)
@@ -99,10 +101,24 @@ async def _accompany(
             await announcement.close()
         if child is None:
             return 0
-        return await child.end(0.0 if stop.urgent.is_set() else joining.stop_seconds)
+        return await _end(child, joining.stop_seconds, stop)
     finally:
         ended.cancel()
         await asyncio.wait((ended,))
+
+
+async def _end(child: ReplicaChild, stop_seconds: float, stop: StopRequest) -> int:
+    """End the command, at once if that is urgent. Return its exit code."""
+    ending, urgent = asyncio.create_task(child.end(stop_seconds)), asyncio.create_task(stop.urgent.wait())
+    try:
+        await asyncio.wait((ending, urgent), return_when=asyncio.FIRST_COMPLETED)
+        if not ending.done():
+            child.kill()
+        return await ending
+    finally:
+        urgent.cancel()
+        ending.cancel()
+        await asyncio.wait((ending, urgent))
 
 
 async def _first(ended: asyncio.Task[Any], asked: asyncio.Event, work: Coroutine[Any, Any, Any] | None = None) -> bool:
@@ -166,7 +182,10 @@ def _signals(stop: StopRequest, child: ReplicaChild | None) -> Iterator[None]:
     def forward(number: signal.Signals) -> None:
         if child is not None:
             child.forward(number)
+        elif number == signal.SIGHUP and not is_kept:
+            stop.ask()
 
+    is_kept = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN  # by nohup
     for number in SERVICE_STOP_SIGNALS:
         loop.add_signal_handler(number, stop.ask)
     for number in FORWARDED:

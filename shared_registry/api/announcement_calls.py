@@ -13,6 +13,7 @@ from shared_registry.api.change_documents import (
 from shared_registry.api.operations import Call, Operation
 from shared_registry.api.problems import ApiProblem
 from shared_registry.config import validate_endpoint
+from shared_registry.config.rules import check_name
 from shared_registry.model import ReplicaEndpoint
 from shared_registry.store.replies import AnnouncedAs, BeatWord, Withdrawn
 from shared_registry.urls import canonical_url
@@ -63,14 +64,14 @@ def announcement_operations() -> list[Operation]:
 async def _announce(call: Call) -> AnnouncementState:
     wanted: AnnouncementRequest = call.body
     name = call.path["name"]
-    if "://" in name:
-        raise ApiProblem("invalid_request", "name: this is a url", "give a name, and the url in the body", field="name")
+    check_name(name, "name")
+    owner = check_name(wanted.owner, "owner") if wanted.owner else name
     spec = wanted.model_dump(exclude={"url", "instance", "owner", "ttl_seconds"}) | {"name": name}
     endpoint = validate_endpoint(ReplicaEndpoint(wanted.url), "replica", spec)
     found = await call.registry.announcements.announce(
         canonical_url(endpoint.url),
         endpoint,
-        owner=wanted.owner or name,
+        owner=owner,
         instance=wanted.instance,
         ttl_seconds=wanted.ttl_seconds,
         by=call.caller,

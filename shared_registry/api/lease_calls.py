@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 
+from shared_registry.aio.completion import completed
 from shared_registry.api.documents import EndQuery, LeaseDocument, LeaseRequest, Renewal
 from shared_registry.api.operations import Call, Operation
 from shared_registry.api.problems import ApiProblem
@@ -137,7 +138,10 @@ def _let_live(call: Call, lease: MovableLease, ttl_seconds: float) -> float | No
 
 
 async def _end(call: Call) -> None:
-    lease = await _find(call)
+    await completed(_end_lease(call, await _find(call)))  # a client that leaves meanwhile has said how it ended
+
+
+async def _end_lease(call: Call, lease: MovableLease) -> None:
     query: EndQuery = call.query
     await call.registry.movable_leases.release(lease)
     if query.outcome is not None:

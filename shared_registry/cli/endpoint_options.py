@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated
 
 import typer
+
+from shared_registry.errors import UsageError
 
 UrlsArgument = Annotated[
     list[str], typer.Argument(metavar="URL", help="The replicas' http(s) urls, without a path.", show_default=False)
@@ -58,3 +61,25 @@ HealthCheckPortOption = Annotated[
         show_default=False,
     ),
 ]
+
+
+def label_changes(asked: Sequence[str]) -> tuple[dict[str, str], set[str]]:
+    """Return the labels to set, and the names of the labels to remove.
+
+    Raises:
+        UsageError: One has not the form of the option, or contradicts another one.
+    """
+    wanted: dict[str, str] = {}
+    unwanted: set[str] = set()
+    for text in asked:
+        name, equals, value = text.partition("=")
+        if equals:
+            if wanted.setdefault(name, value) != value:
+                raise UsageError(f"--label: {name!r} has two values")
+        elif name.endswith("-"):
+            unwanted.add(name.removesuffix("-"))
+        else:
+            raise UsageError(f"--label: {text!r} must be NAME=VALUE, such as zone=a, or NAME- to remove the label")
+    if both := sorted(wanted.keys() & unwanted):
+        raise UsageError(f"--label: {both[0]!r} is both set and removed")
+    return wanted, unwanted

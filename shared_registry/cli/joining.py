@@ -16,9 +16,11 @@ from shared_registry.cli.endpoint_options import (
     OrderOption,
     PrimaryOption,
     WeightOption,
+    label_changes,
 )
 from shared_registry.cli.log_output import log_to_stderr
 from shared_registry.cli.options import ConfigOption, JsonOption, NamespaceOption, RedisOption, given
+from shared_registry.errors import UsageError
 from shared_registry.model import ReplicaEndpoint
 
 commands = typer.Typer()
@@ -72,6 +74,11 @@ def join_command(
     """
     options = given(context, redis, namespace, as_json=as_json)
     log_to_stderr(as_json=options.as_json, is_service=True)
+    labels, removed_labels = label_changes(label or [])
+    if removed_labels:
+        raise UsageError(f"--label: {min(removed_labels)}- removes a label, and an announced replica begins with none")
+    if name == "":
+        raise UsageError("--name: is empty; give a name, or leave the option out")
     settings = options.load(config)
     endpoint = ReplicaEndpoint(
         url,
@@ -80,7 +87,7 @@ def join_command(
         weight=1.0 if weight is None else weight,
         capacity=capacity or 0,
         order=order,
-        labels=dict(text.partition("=")[::2] for text in label or []),
+        labels=labels,
         health_check_path=health_check_path or None,
         health_check_port=health_check_port or None,
     )

@@ -28,6 +28,7 @@ from shared_registry.cli.endpoint_options import (
     PrimaryOption,
     UrlsArgument,
     WeightOption,
+    label_changes,
 )
 from shared_registry.cli.exit_codes import FOUND_WRONG, INTERRUPTED, OK
 from shared_registry.cli.global_options import GlobalOptions
@@ -338,27 +339,10 @@ def _spec_change(
     for field in ("name", "order"):
         if field in changes and len(urls) > 1:
             raise UsageError(f"--{field}: belongs to a single replica; use one command for each replica")
-    set_labels, unset_labels = _label_changes(labels)
+    set_labels, unset_labels = label_changes(labels)
 
     def change(known: ReplicaEndpoint) -> dict[str, Any]:
         kept = {name: value for name, value in known.labels.items() if name not in unset_labels}
         return {**changes, "labels": {**kept, **set_labels}}
 
     return change
-
-
-def _label_changes(asked: Sequence[str]) -> tuple[dict[str, str], set[str]]:
-    """Return the labels to set, and the names of the labels to remove."""
-    wanted: dict[str, str] = {}
-    unwanted: set[str] = set()
-    for text in asked:
-        name, equals, value = text.partition("=")
-        if equals:
-            wanted[name] = value
-        elif name.endswith("-"):
-            unwanted.add(name.removesuffix("-"))
-        else:
-            raise UsageError(f"--label: {text!r} must be NAME=VALUE, such as zone=a, or NAME- to remove the label")
-    if both := sorted(wanted.keys() & unwanted):
-        raise UsageError(f"--label: {both[0]!r} is both set and removed")
-    return wanted, unwanted

@@ -198,8 +198,21 @@ def validate_endpoint(
     return ReplicaEndpoint(endpoint.url, **given)
 
 
+def check_name(name: str, field: str) -> str:
+    """Return the name of a replica, or of its owner.
+
+    Raises:
+        ConfigError: It cannot be one, because it is blank, too long or a url, or has control characters.
+    """
+    if not _is_name(name):
+        raise ConfigError(f"{field}: {_NAME_RULE}, got {shorten(name)}")
+    return name
+
+
 def _is_name(value: object) -> bool:
-    return value is None or (isinstance(value, str) and len(value) <= MAX_NAME_LENGTH and value.isprintable())
+    if not isinstance(value, str) or len(value) > MAX_NAME_LENGTH or not value.isprintable():
+        return False
+    return not value.isspace() and value != "" and "://" not in value  # commands take names and urls
 
 
 def _is_flag(value: object) -> bool:
@@ -242,8 +255,9 @@ def _rule(is_right: Callable[[object], bool], remedy: str) -> Callable[[object],
     return lambda value: "" if is_right(value) else remedy
 
 
+_NAME_RULE = f"must be text of at most {MAX_NAME_LENGTH} printable characters, not blank and no url"
 _ENDPOINT_RULES: Mapping[str, Callable[[object], str]] = {
-    "name": _rule(_is_name, f"must be text of at most {MAX_NAME_LENGTH} printable characters, or None"),
+    "name": _rule(lambda value: value in (None, "") or _is_name(value), f"{_NAME_RULE}, or None"),
     "primary": _rule(_is_flag, "must be True or False"),
     "weight": _rule(
         _is_weight, f"must be a number above 0 ({MIN_WEIGHT:g} to {MAX_WEIGHT:g}; 1.0 is an ordinary share)"

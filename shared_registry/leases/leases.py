@@ -13,7 +13,7 @@ from shared_registry.leases.asking import Acquirer, Asker
 from shared_registry.leases.holding import Holder
 from shared_registry.leases.lease_news import LeaseNews
 from shared_registry.leases.ledger import Ledger
-from shared_registry.leases.movable import HEARTBEATS_TO_SETTLE, MovableLeases
+from shared_registry.leases.movable import MovableLeases
 from shared_registry.leases.outage import Outage
 from shared_registry.leases.queue import RouterQueue
 from shared_registry.leases.reconciliation import Member, Reconciler
@@ -116,7 +116,6 @@ class Placement:
             self.reconciler,
             end=self.holder.end,
             grace_seconds=settings.hold_grace_seconds,
-            settles_seconds=HEARTBEATS_TO_SETTLE * settings.heartbeat_seconds,
             clock=clock,
         )
 

@@ -23,14 +23,12 @@ from shared_registry.leases.ledger import MOVES, Ledger, session_digest
 from shared_registry.leases.reconciliation import Reconciler
 from shared_registry.mirror.mirror import Mirror
 from shared_registry.store.commands import Store
-from shared_registry.store.replies import Denied, Grant
+from shared_registry.store.replies import Denial, Denied
 
 ENDING_SECONDS = 2.0
 """How long a request waits for the end of an earlier lease of its id."""
 PAUSE_SECONDS = 0.02
 UNCLAIMED_SECONDS = 10.0
-HEARTBEATS_TO_SETTLE = 3
-"""How many heartbeats a former router may take to learn that a lease has moved. Until then it would put it back."""
 
 
 def movable_id(owner: str, text: str, session: str | None) -> str:
@@ -52,6 +50,7 @@ def may_move(lease_id: str) -> bool:
 
 
 T = TypeVar("T")
+_ENDED = Denied(Denial.ENDED)
 
 
 class InUse(Exception):
@@ -67,7 +66,6 @@ class MovableLease:
         ends_at: When this router ends it, on the monotonic clock; `None` if it has no deadline.
         holder: The number of its holder. A new holder has the next number.
         is_held: Whether its holder is there.
-        settled_at: When the router that had it before has learned that it has moved, on the monotonic clock.
         changed: Set when the lease is not this holder's any more: it has ended, moved, or got another holder.
     """
 
@@ -75,7 +73,6 @@ class MovableLease:
     ends_at: float | None = None
     holder: int = 0
     is_held: bool = False
-    settled_at: float = 0.0
     changed: asyncio.Event = field(default_factory=asyncio.Event)
 
 
@@ -91,7 +88,6 @@ class MovableLeases:
         *,
         end: Callable[[HeldLease], Awaitable[None]],
         grace_seconds: float,
-        settles_seconds: float,
         clock: Clock,
     ) -> None:
         """Set up; nothing is sent yet.
@@ -103,7 +99,6 @@ class MovableLeases:
             reconciler: Finds leases that this router has inherited, or that have moved away.
             end: Called to release a lease.
             grace_seconds: How long an inherited lease, and one without a holder, waits for its client.
-            settles_seconds: How long a router may take to learn that a lease has moved away.
             clock: Used for deadlines.
         """
         self._store = store
@@ -112,10 +107,8 @@ class MovableLeases:
         self._reconciler = reconciler
         self._end = end
         self.grace_seconds = grace_seconds
-        self._settles_seconds = settles_seconds
         self._clock = clock
         self._leases: dict[str, MovableLease] = {}
-        self._ended: dict[str, MovableLease] = {}
         self._asked: set[str] = set()
         self._earlier = asyncio.Event()
         reconciler.inherit, reconciler.move_away = self._inherit, self._forget
@@ -139,7 +132,7 @@ class MovableLeases:
         """
         if (known := await self._still_here(lease_id)) is not None:
             return known
-        if not may_move(lease_id) or lease_id in self._ended:
+        if not may_move(lease_id):
             return None
         return await self._alone(lease_id, lambda: self._take_over(lease_id))
 
@@ -161,7 +154,7 @@ class MovableLeases:
             return known
 
         async def work() -> MovableLease:
-            found = self._revived(lease_id) or await self._take_over(lease_id, session)
+            found = await self._take_over(lease_id, session)
             return found or self._keep(await acquire(lease_id))
 
         return await self._alone(lease_id, work)
@@ -187,40 +180,26 @@ class MovableLeases:
         self._earlier.set()
 
     async def release(self, lease: MovableLease) -> None:
-        """End a lease. Never raises because of Redis.
-
-        The slot is free at once, unless the lease has just moved here: a router that does not know that yet, and finds
-        that Redis lacks the lease, would put it back. Then the slot is free when that router knows.
-        """
+        """End a lease. Never raises because of Redis."""
         self._drop(lease.lease.id)
-        if lease.settled_at > self._clock.monotonic():
-            self._ended[lease.lease.id] = lease
-            self._earlier.set()
-            return
         await lease.lease.release()
 
     async def run(self) -> None:
         """End leases at their deadlines until cancelled."""
         while True:
             now = self._clock.monotonic()
-            settled = [one for one in self._ended.values() if one.settled_at <= now]
-            for one in settled:
-                del self._ended[one.lease.id]
-            await asyncio.gather(*(one.lease.release() for one in settled))
             due = [one for one in self._leases.values() if one.ends_at is not None and one.ends_at <= now]
             if due:
                 await asyncio.gather(*(self.release(one) for one in due))
                 continue
             self._earlier.clear()
             deadlines = [one.ends_at for one in self._leases.values() if one.ends_at is not None]
-            deadlines += [one.settled_at for one in self._ended.values()]
             await wait_until(self._clock, min(deadlines, default=float("inf")), self._earlier)
 
     def close(self) -> None:
         """Forget all leases, because they leave this router."""
         for lease_id in list(self._leases):
             self._drop(lease_id)
-        self._ended.clear()
 
     async def _alone(self, lease_id: str, work: Callable[[], Awaitable[T]]) -> T:
         """Do the work of one request of an id at a time, after an earlier lease of that id has ended.
@@ -234,7 +213,7 @@ class MovableLeases:
         self._asked.add(lease_id)
         try:
             deadline = self._clock.monotonic() + ENDING_SECONDS
-            while self._ledger.knows(lease_id) and lease_id not in self._ended:
+            while self._ledger.knows(lease_id):
                 if self._clock.monotonic() >= deadline:
                     raise StoreUnavailable("Redis has not received the end of an earlier lease of this id; try again")
                 self._reconciler.ask_to_end()
@@ -248,21 +227,11 @@ class MovableLeases:
 
         This router learns only with a later heartbeat that it has moved. Without Redis, what it knows counts.
         """
-        if (known := self._leases.get(lease_id)) is not None:
+        if lease_id in self._leases:
             with contextlib.suppress(StoreError):
-                grant = await self._store.take_over(lease_id)
-                if isinstance(grant, Grant) and grant.has_moved:
-                    known.settled_at = self._clock.monotonic() + self._settles_seconds
+                if await self._store.take_over(lease_id) == _ENDED:
+                    self._forget(lease_id)
         return self._leases.get(lease_id)
-
-    def _revived(self, lease_id: str) -> MovableLease | None:
-        """Return a new lease in the slot of one that has ended, and whose slot is not free yet."""
-        ended = self._ended.pop(lease_id, None)
-        if ended is None:
-            return None
-        found = self._keep(ended.lease)
-        found.settled_at = ended.settled_at
-        return found
 
     async def _take_over(self, lease_id: str, session: str | None = None) -> MovableLease | None:
         is_sent = False
@@ -274,14 +243,12 @@ class MovableLeases:
 
         try:
             grant = await self._store.take_over(lease_id, on_sent=sent)
-            if grant is None:
+            if grant is None or grant == _ENDED:
                 self._ledger.drop(lease_id)
                 return None
             if isinstance(grant, Denied):
                 raise StoreUnavailable("this router is not among the live ones; try again in a moment")
-            found = await self._adopt(lease_id, grant.key, grant.revision, session)
-            found.settled_at = self._clock.monotonic() + self._settles_seconds if grant.has_moved else 0.0
-            return found
+            return await self._adopt(lease_id, grant.key, grant.revision, session)
         except BaseException:
             # The lease stays where it is, or moves to this router: then it is one that this router inherits.
             if is_sent and self._ledger.is_asked(lease_id):
@@ -316,7 +283,6 @@ class MovableLeases:
     def _forget(self, lease_id: str) -> None:
         """Forget a lease that has moved to another router."""
         self._ledger.move_away(lease_id)
-        self._ended.pop(lease_id, None)
         self._drop(lease_id)
 
     def _drop(self, lease_id: str) -> None:

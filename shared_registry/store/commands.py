@@ -405,18 +405,20 @@ class Store(LeaderCommands, RegistrationCommands, AnnouncementCommands, Discover
     async def take_over(self, lease_id: str, *, on_sent: Callable[[], None] | None = None) -> Grant | Denied | None:
         """Move a lease that may move to this router, from whichever router has it. Return `None` if none has it.
 
+        `Denial.ENDED` says that the lease has moved from this router, and has ended since.
+
         Args:
             lease_id: The lease's id.
             on_sent: Called when the call gets its turn. Before that, nothing can have happened in Redis.
         """
         reply = await self._sessions.run("take_over_lease", [self._router, lease_id], on_sent=on_sent)
-        status = expect(reply, "held", "moved", "not_found", _NOT_REGISTERED)
+        status = expect(reply, "held", "moved", "not_found", "ended", _NOT_REGISTERED)
         if status == "not_found":
             return None
-        if status == _NOT_REGISTERED:
-            return Denied(Denial.NOT_REGISTERED)
+        if status in ("ended", _NOT_REGISTERED):
+            return Denied(Denial(status))
         key, revision = reply.values
-        return Grant(key, revision, has_moved=status == "moved")
+        return Grant(key, revision)
 
     async def restore_leases(self, leases: Mapping[str, str], *, is_lost: bool = False) -> Restored | None:
         """Restore leases that this router holds. Return `None` if the router is not registered.

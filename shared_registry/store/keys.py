@@ -23,6 +23,7 @@
     sr:{<ns>}:routers          zset    router key -> expires_at_ms
     sr:{<ns>}:probers          zset    "<probe print> <machine> <router key>" -> expires_at_ms: routers that can probe
     sr:{<ns>}:plan             hash    how routers share the probing; see lua/lib/plan.lua
+    sr:{<ns>}:moved            zset    "<router key>/<lease id>" of a lease that has left this router -> when; expires
     sr:{<ns>}:router:<key>     hash    description of a router; reap_cursor and queue_cursor while it is removed
     sr:{<ns>}:leases:<key>     hash    lease id -> url: the sessions that this router has placed
     sr:{<ns>}:affinity:<sha>   string  url of the replica on which a session is or was; expires some time after its end
@@ -80,6 +81,7 @@ class Keys:
         self.leader = f"{self.prefix}leader"
         self.settling = f"{self.prefix}settling"
         self.routers = f"{self.prefix}routers"
+        self.moved = f"{self.prefix}moved"
         self.probers = f"{self.prefix}probers"
         self.plan = f"{self.prefix}plan"
         self.router_prefix = f"{self.prefix}router:"
@@ -133,6 +135,7 @@ class Keys:
             self.leader: "hash",
             self.settling: "zset",
             self.routers: "zset",
+            self.moved: "zset",
             self.probers: "zset",
             self.plan: "hash",
             self.queue: "zset",

@@ -130,6 +130,7 @@ class Denial(enum.Enum):
     EXCLUDED = "excluded"
     NOT_REGISTERED = "not_registered"
     SETTLING = "settling"
+    ENDED = "ended"
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,7 +139,8 @@ class Denied:
 
     Attributes:
         reason: The reason. `EXCLUDED` means that the session may wait, but all replicas with a free slot are excluded;
-            `SETTLING` that sessions which run are being put back after a loss.
+            `SETTLING` that sessions which run are being put back after a loss; `ENDED` that the lease has moved to
+            another router and ended there.
         depth: The number of waiting sessions.
     """
 
@@ -218,7 +220,6 @@ class Grant:
         sequence: The sequence in the queue with which the session would have waited instead; empty if it would not have
             waited, or knows its sequence already.
         has_returned: Whether the session was or is on the replica before. It is not known of a session that has waited.
-        has_moved: Whether it is a lease that another router had until now.
     """
 
     key: str
@@ -226,7 +227,6 @@ class Grant:
     is_spare: bool = False
     sequence: str = ""
     has_returned: bool = False
-    has_moved: bool = False
 
 
 @dataclass(frozen=True, slots=True)

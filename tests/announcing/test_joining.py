@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
 import sys
@@ -27,6 +28,14 @@ async def pods(server: EmbeddedServer, namespace: str) -> AsyncIterator[Pods]:
 async def registry(server: EmbeddedServer, namespace: str) -> AsyncIterator[SharedReplicaRegistry]:
     async with SharedReplicaRegistry(pod_settings(server, namespace)) as registry:
         yield registry
+
+
+def is_group(number: int) -> bool:
+    """Return whether a process of the group is left."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(number, 0)
+        return True
+    return False
 
 
 async def test_a_pod_joins_serves_drains_and_leaves(registry: SharedReplicaRegistry, pods: Pods) -> None:
@@ -73,6 +82,28 @@ async def test_the_exit_code_of_the_command_is_passed_on(pods: Pods) -> None:
     assert (await pod.end())[0] == 7
     await pod.start(command=("no-such-command-anywhere",))
     assert (await pod.end())[0] == 127
+    await pod.start(command=("/etc/passwd",))
+    assert (await pod.end())[0] == 126
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("--name", ""),
+        ("--name", "  "),
+        ("--name", "http://127.0.0.1:8000"),
+        ("--owner", "a\nb"),
+        ("--label", "zone"),
+        ("--label", "zone-"),
+        ("--label", "zone=a", "--label", "zone=b"),
+    ],
+)
+async def test_wrong_options_start_nothing(pods: Pods, options: tuple[str, ...]) -> None:
+    pod = pods()
+    await pod.start(*options, command=(sys.executable, "-c", "raise SystemExit(7)"))
+    code, log = await pod.end()
+    assert code == 2
+    assert options[0].strip("-") in log
 
 
 async def test_signals_reach_the_command(pods: Pods) -> None:
@@ -91,6 +122,55 @@ async def test_signals_reach_the_command(pods: Pods) -> None:
     await until(catches, "the command handles the signal")
     pod.process.send_signal(signal.SIGUSR1)
     assert (await pod.end())[0] == 9
+
+
+@pytest.mark.parametrize("end", [signal.SIGTERM, signal.SIGKILL])
+async def test_a_server_that_a_script_started_ends_with_it(
+    registry: SharedReplicaRegistry, pods: Pods, end: signal.Signals
+) -> None:
+    """The script alone gets the signal, from `join` or from elsewhere."""
+    pod = pods()
+    server = f"{sys.executable} -m tests.support.replica_server --port {pod.port}"
+    await pod.start(command=("sh", "-c", f"{server}; exit 5"))
+    await until(lambda: serves(registry), "it serves")
+    script = await pod.child()
+    os.kill(pod.process.pid if end is signal.SIGTERM else script, end)
+    code, log = await pod.end()
+    assert code == 128 + end, log
+    assert not is_group(script)
+
+
+async def test_what_ignores_the_request_to_end_is_killed(registry: SharedReplicaRegistry, pods: Pods) -> None:
+    pod = pods()
+    server = f"trap '' TERM; {sys.executable} -m tests.support.replica_server --port {pod.port}"
+    await pod.start("--stop-seconds", "0.5", command=("sh", "-c", f"({server}; sleep 1000); exit 5"))
+    await until(lambda: serves(registry), "it serves")
+    script = await pod.child()
+    pod.process.terminate()
+    code, _ = await pod.end()
+    assert code == 128 + signal.SIGTERM
+    await until(lambda: not is_group(script), "nothing of it is left")
+
+
+async def test_a_second_request_kills_what_is_ending(registry: SharedReplicaRegistry, pods: Pods) -> None:
+    pod = pods()
+    server = f"{sys.executable} -m tests.support.replica_server --port {pod.port}"
+    await pod.start("--stop-seconds", "1000", command=("sh", "-c", f"trap '' TERM; {server}; sleep 1000"))
+    await until(lambda: serves(registry), "it serves")
+    pod.process.terminate()
+    await until(lambda: not registry.all(), "it is deregistered")
+    pod.process.terminate()
+    assert (await pod.end())[0] == 128 + signal.SIGKILL
+
+
+async def test_without_a_command_a_lost_terminal_ends_it(registry: SharedReplicaRegistry, pods: Pods) -> None:
+    async with ReplicaServer() as replica:
+        pod = pods(port=replica.port)
+        await pod.start(command=())
+        await until(lambda: serves(registry), "it serves")
+        pod.process.send_signal(signal.SIGHUP)
+        assert (await pod.end())[0] == 0
+        await until(lambda: not registry.all(), "it is deregistered")
 
 
 async def test_two_machines_with_one_address(registry: SharedReplicaRegistry, pods: Pods) -> None:

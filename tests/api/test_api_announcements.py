@@ -108,6 +108,8 @@ WRONG: list[dict[str, Any]] = [
     {"ttl_seconds": 1},
     {"ttl_seconds": 5000},
     {"capacity": -1},
+    {"owner": "  "},
+    {"owner": "a\u2028b"},
     {"name": "other"},
 ]
 
@@ -120,5 +122,6 @@ async def test_wrong_announcements_get_problems_that_name_the_field(
         status, problem = await call(admin, "PUT", **wrong)
         assert (status, [problem["field"]]) == (400, list(wrong)), (wrong, problem)
     given = {"url": URL, "instance": ONE}
-    answer = await admin.put("/v1/announcements/http:%2F%2Fa", headers=ANNOUNCE, json=given)
-    assert (answer.status_code, answer.json()["field"]) == (400, "name")
+    for name in ("http:%2F%2Fa", "", "%20%20"):
+        answer = await admin.put(f"/v1/announcements/{name}", headers=ANNOUNCE, json=given)
+        assert (answer.status_code, answer.json()["field"]) == (400, "name"), name

@@ -10,9 +10,11 @@ import httpx
 import pytest
 import pytest_asyncio
 
+from shared_registry.embedded import EmbeddedServer
 from shared_registry.model import ReplicaEndpoint
 from tests.proxy.conftest import RunningRouter, StartRouter
 from tests.support.backend import Backend
+from tests.support.faulty_proxy import FaultyProxy
 from tests.support.until import until
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -129,3 +131,26 @@ async def test_only_so_many_leases_are_given(
     refused = await admin.post("/v1/leases", headers=LEASE, json={})
     assert (refused.status_code, refused.json()["code"]) == (503, "no_room")
     assert (await admin.post("/v1/leases", headers=LEASE, json=wanted)).status_code == 200
+
+
+async def test_a_client_that_leaves_has_told_the_outcome(
+    start_with_admin: StartRouter, admin_of: AdminOf, backend: Backend, server: EmbeddedServer
+) -> None:
+    await start_with_admin(backend.url, **SETTINGS)
+    async with FaultyProxy(server.port) as proxy:
+        settings = {**SETTINGS, "redis_url": proxy.url, "redis_timeout_seconds": 5.0}
+        router = await start_with_admin(backend.url, **settings)
+        admin, leases = admin_of(router), router.router.pools[""].registry.movable_leases
+        lease_id = (await admin.post("/v1/leases", headers=LEASE, json={})).json()["id"]
+        proxy.delay_seconds = 0.2
+        ending = admin.delete(f"/v1/leases/{lease_id}", headers=LEASE, params={"outcome": "failed"})
+        leaving = asyncio.create_task(ending)
+        await until(lambda: leases.get(lease_id) is None, "the lease is being ended")
+        leaving.cancel()
+        proxy.delay_seconds = 0.0
+
+        async def is_known() -> bool:
+            events = (await admin.get("/v1/events")).json()["events"]
+            return "replica_reported" in [event["kind"] for event in events]
+
+        await until(is_known, "the outcome counts")

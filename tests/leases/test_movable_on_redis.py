@@ -94,7 +94,30 @@ async def test_a_lease_ended_elsewhere_is_not_put_back(space: Space, server: Emb
         assert (one.lease_count, two.lease_count) == (0, 0)
 
 
-async def test_an_id_is_usable_before_its_slot_is_free(space: Space, server: EmbeddedServer) -> None:
+async def test_a_lease_ended_elsewhere_during_a_long_pause_stays_ended(space: Space, server: EmbeddedServer) -> None:
+    slow = {"heartbeat_seconds": 30.0, "router_expiry_seconds": 100.0}  # no heartbeat between the move and the end
+    async with registry(space, server, **slow) as one, registry(space, server) as two:
+        first, second = await acquired(one), await acquired(two)
+        one.movable_leases.expect(first, 600.0)
+        await asyncio.sleep(4 * FAST["heartbeat_seconds"])
+        await two.movable_leases.release(second)
+        assert in_flight(space) == 0
+        await one._parts.placement.reconciler.reconcile()
+        assert (first.changed.is_set(), one.lease_count, in_flight(space)) == (True, 0, 0)
+
+
+async def test_a_former_router_gives_no_lease_that_has_ended(space: Space, server: EmbeddedServer) -> None:
+    slow = {"heartbeat_seconds": 30.0, "router_expiry_seconds": 100.0}
+    async with registry(space, server, **slow) as one, registry(space, server) as two:
+        first, second = await acquired(one), await acquired(two)
+        await two.movable_leases.release(second)
+        assert await one.movable_leases.find(an_id()) is None
+        assert first.changed.is_set()
+        again = await acquired(one)
+        assert (again.changed.is_set(), in_flight(space)) == (False, 1)
+
+
+async def test_an_id_is_usable_at_once_after_its_end(space: Space, server: EmbeddedServer) -> None:
     async with registry(space, server) as one, registry(space, server) as two:
         first, second = await acquired(one), await acquired(two)
         await two.movable_leases.release(second)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import time
 from collections.abc import AsyncIterator
 
 import pytest
@@ -11,7 +12,7 @@ import pytest_asyncio
 from shared_registry.embedded import EmbeddedServer
 from shared_registry.store.replies import Denial, Denied, Departure, Grant, Restored
 from tests.support.lease_commands import ONE, THREE, TWO, acquire, held_by, in_flight, leasing, serve
-from tests.support.space import A, B, Space
+from tests.support.space import A, B, Space, info
 
 pytestmark = pytest.mark.redis
 _serial = itertools.count(1)
@@ -71,6 +72,43 @@ async def test_the_former_router_does_not_put_it_back(space: Space) -> None:
     assert restored == Restored(0, [], [], (lease,))
     assert lease not in held_by(space)
     assert in_flight(space, A) + in_flight(space, B) == 2
+
+
+@pytest.mark.parametrize("leaves", ["taken over", "inherited"])
+async def test_a_moved_lease_that_has_ended_is_not_put_back(space: Space, leaves: str) -> None:
+    lease, url = await granted(space, TWO)
+    if leaves == "inherited":
+        space.expire_router(TWO)
+        await space.store.reap(TWO, moves=True)
+        await space.store_of(TWO).heartbeat(info(TWO), expiry_seconds=10)
+    else:
+        await space.store.take_over(lease)
+    await space.store.release(lease)
+    for _ in range(2):
+        assert await space.store_of(TWO).restore_leases({lease: url}) == Restored(0, [], [], (lease,))
+        assert await space.store_of(TWO).take_over(lease) == Denied(Denial.ENDED)
+    assert await space.store.take_over(lease) is None
+    assert await space.store_of(THREE).restore_leases({lease: url}) == Restored(1, [], [])
+    assert in_flight(space, A) + in_flight(space, B) == 1
+
+
+async def test_a_lease_that_has_come_back_is_put_back(space: Space) -> None:
+    lease, url = await granted(space)
+    for router in (TWO, ONE):
+        await space.store_of(router).take_over(lease)
+    space.raw.delete(space.keys.leases(ONE))
+    space.raw.hset(space.keys.replica(url), "in_flight", 0)
+    assert await space.store.restore_leases({lease: url}) == Restored(1, [], [])
+
+
+async def test_what_has_moved_is_remembered_within_bounds(space: Space) -> None:
+    old = {f"{TWO}/{at}": 1.0 for at in range(3)} | {f"{TWO}/{at}": time.time() * 1000 for at in range(3, 20_003)}
+    space.raw.zadd(space.keys.moved, old)
+    lease, _ = await granted(space)
+    await space.store_of(TWO).take_over(lease)
+    assert space.raw.zcard(space.keys.moved) == 20_000
+    assert space.raw.zscore(space.keys.moved, f"{ONE}/{lease}")
+    assert 0 < space.raw.pttl(space.keys.moved) <= 3_600_000
 
 
 async def test_a_lost_lease_that_may_move_is_put_back(space: Space) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 from collections.abc import Collection, Iterator
 from importlib.metadata import EntryPoint
 
@@ -63,7 +64,9 @@ def test_an_applications_own_policy_is_used_by_its_name(own: str) -> None:
 def test_a_package_offers_a_policy_by_an_entry_point(monkeypatch: pytest.MonkeyPatch) -> None:
     offered = EntryPoint("last", f"{__name__}:Last", policies.ENTRY_POINTS)
     monkeypatch.setattr(
-        policies, "entry_points", lambda *, group, name: [offered] if (group, name) == (offered.group, "last") else []
+        importlib.metadata,
+        "entry_points",
+        lambda *, group, name: [offered] if (group, name) == (offered.group, "last") else [],
     )
     assert selected("last", own="last") == record(2).key
 

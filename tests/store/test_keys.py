@@ -29,6 +29,7 @@ SPELLED = {
     "leader": ("sr:{a.B-1_}:leader", "hash"),
     "settling": ("sr:{a.B-1_}:settling", "zset"),
     "routers": ("sr:{a.B-1_}:routers", "zset"),
+    "moved": ("sr:{a.B-1_}:moved", "zset"),
     "probers": ("sr:{a.B-1_}:probers", "zset"),
     "plan": ("sr:{a.B-1_}:plan", "hash"),
     "queue": ("sr:{a.B-1_}:queue", "zset"),

@@ -88,7 +88,7 @@ class Pod:
             await self.process.wait()
         for child in self._seen:
             with contextlib.suppress(ProcessLookupError):
-                os.kill(child, signal.SIGKILL)
+                os.killpg(child, signal.SIGKILL)  # also what it has started
 
 
 Pods = Callable[..., Pod]

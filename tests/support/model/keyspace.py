@@ -137,6 +137,7 @@ class Keyspace:
         self.routers: dict[str, Value] = {}
         self.router: dict[str, Fields] = {}
         self.leases: dict[str, dict[str, str]] = {}  # of each router, by id
+        self.moved: set[str] = set()  # router/lease id of leases that have left that router
         self.affinity: dict[str, str] = {}
         self.fading: set[str] = set()  # sessions whose affinity has a time to live
         self.queue: dict[str, Sum] = {}  # router/lease id to sequence
@@ -233,6 +234,7 @@ class Keyspace:
             "spare:answered": ready.answered,
             "leader": self.leader,
             "routers": self.routers,
+            "moved": dict.fromkeys(self.moved, Anything()),
             "queue": self.queue,
             "events": [{"id": event_id, **fields} for event_id, fields in self.events],
             **{f"replica:{url}": fields for url, fields in self.hashes.items()},

@@ -98,10 +98,12 @@ class LeaseRules(QueueRules):
         if lease_id not in here:
             former = next((other for other in self.routers if lease_id in self.leases.get(other, {})), None)
             if former is None:
-                return "not_found"
+                return "ended" if f"{router}/{lease_id}" in self.moved else "not_found"
+            self.moved.add(f"{former}/{lease_id}")
             # The replica's load and the session's affinity stay what they were.
             self.leases.setdefault(router, {})[lease_id] = self.leases[former].pop(lease_id)
             status = "moved"
+        self.moved.discard(f"{router}/{lease_id}")
         url = self.leases[router][lease_id]
         self.granted = url, str(self.hashes.get(url, {}).get("revision", ORIGIN))
         return status
