@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import math
 import random
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
@@ -43,9 +44,9 @@ GATHER_SHARE, LEAST_GATHER_SECONDS, MOST_GATHER_SECONDS = 0.01, 0.02, 0.05
 REVIEWED_AT_ONCE = 100
 """How many changed replicas are taken over before other tasks run: about a millisecond."""
 
-EFFORT_AT_ONCE, DIAL_EFFORT, TASK_EFFORT = 192, 2, 4
-"""How many probes begin before others have their turn, such as reports; half as many if each opens a connection, and a
-quarter if each needs a task.
+EFFORT_AT_ONCE, DIAL_EFFORT, TASK_EFFORT, HANDSHAKE_EFFORT = 192, 2, 4, 8
+"""How many probes begin before others have their turn, such as reports; half as many if each opens a connection, a
+quarter if each needs a task, and an eighth if each begins a TLS handshake.
 """
 
 
@@ -161,6 +162,7 @@ class HealthLoop:
         self._wake = asyncio.Event()
         self._waits_until = math.inf
         self._prompt: set[PromptProbe] = set()
+        self._held: deque[tuple[str, float]] = deque()
         self._free = settings.concurrency
         self._effort = 0
         self._broken: Exception | None = None
@@ -215,6 +217,7 @@ class HealthLoop:
         self._urls.clear()
         self._probing.clear()
         self._needs_fresh.clear()
+        self._held.clear()
         schedule = Schedule(
             interval=self._settings.interval_seconds,
             fast_interval=self._settings.fast_interval_seconds,
@@ -225,6 +228,7 @@ class HealthLoop:
             authority,
             self._settings.thresholds,
             predecessors=self._predecessors,
+            on_progress=self._go_on,
             clock=self._clock,
             rng=self._rng,
         )
@@ -293,19 +297,39 @@ class HealthLoop:
         """Begin the probes that are due, as far as there is room. Return whether there were any."""
         has_begun, now = False, self._clock.monotonic()
         self._effort = EFFORT_AT_ONCE
-        while self._free and self._effort > 0 and (key := run.schedule.pop_due(now)) is not None:
+        while self._free and self._effort > 0 and (next_one := self._next_due(run, now)) is not None:
             has_begun = True
-            self._listeners.counts.begun(now - run.schedule.popped_due)
-            self._begin(run, mandate, key)
+            key, due = next_one
+            self._begin(run, mandate, key, due)
         return has_begun
 
-    def _begin(self, run: _Run, mandate: Mandate, key: str) -> None:
-        """Begin a probe, without a task if possible, and over the kept connection if that may vouch for the replica."""
+    def _next_due(self, run: _Run, now: float) -> tuple[str, float] | None:
+        """Return a replica that may be probed now, and when it was due. What was held comes first."""
+        if self._held and not run.reports.is_full:
+            return self._held.popleft()
+        key = run.schedule.pop_due(now)
+        return None if key is None else (key, run.schedule.popped_due)
+
+    def _go_on(self) -> None:
+        """Probe what was held, now that results have been reported."""
+        if self._held:
+            self._wake.set()
+
+    def _begin(self, run: _Run, mandate: Mandate, key: str, due: float) -> None:
+        """Begin a probe, without a task if possible, and over the kept connection if that may vouch for the replica.
+
+        While many results of replicas that are not healthy wait to be reported, no more of these are probed.
+        """
         record = self._replicas.record(key)
         is_changed = record is None or not record.is_probed or not run.authority.covers(key)  # since it became due
         if record is None or is_changed or run.reports.is_behind(key):
             run.schedule.put_back(key, due=self._clock.monotonic() + self._settings.fast_interval_seconds)
             return
+        if record.health.status is not ReplicaStatus.HEALTHY and run.reports.is_full:
+            self._held.append((key, due))
+            self._effort -= 1
+            return
+        self._listeners.counts.begun(self._clock.monotonic() - due)
         probing = self._probing.get(key)
         if probing is None or probing.record is not record or probing.mandate is not mandate:
             probing = _Probing(run, record, mandate, self._url(record), self._prompt_ended)
@@ -322,7 +346,7 @@ class HealthLoop:
         probing.prompt = prompt
         if prompt is not None:
             self._prompt.add(prompt)
-            self._effort -= DIAL_EFFORT if prompt.opens_connection else 1
+            self._effort -= _effort_of(prompt)
         else:
             self._effort -= TASK_EFFORT
             run.group.create_task(self._ask(run, probing, fresh=is_fresh))
@@ -358,7 +382,9 @@ class HealthLoop:
             if result is not None:
                 is_settled = outcome.error is None and outcome.trouble is None
                 pace = self._settings.interval_seconds if is_settled else self._settings.fast_interval_seconds
-                run.reports.add(result, probing.mandate, good_seconds=self._settings.timeout_seconds + pace)
+                good_seconds = self._settings.timeout_seconds + pace
+                is_awaited = probing.record.health.status is not ReplicaStatus.HEALTHY
+                run.reports.add(result, probing.mandate, good_seconds=good_seconds, is_awaited=is_awaited)
         if run.schedule.next_due() + self._gather_seconds < self._waits_until:
             self._wake.set()
 
@@ -457,6 +483,12 @@ class HealthLoop:
     def _is_handed_over(self, record: ReplicaRecord) -> bool:
         """Return whether another router probes the replica, so that failures here do not count for now."""
         return record.doubt.prober not in ("", self._router)
+
+
+def _effort_of(prompt: PromptProbe) -> int:
+    if not prompt.opens_connection:
+        return 1
+    return HANDSHAKE_EFFORT if prompt.shakes_hands else DIAL_EFFORT
 
 
 def _is_in_doubt(record: ReplicaRecord) -> bool:

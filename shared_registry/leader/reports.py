@@ -22,8 +22,11 @@ from shared_registry.model import Event, EventKind, ProbeResult, Share, Threshol
 from shared_registry.probing.peer import Handled
 
 RESULTS_AT_ONCE = 60
-BEHIND = 4 * RESULTS_AT_ONCE
-"""From how many results on that wait, replicas are not probed again before theirs is reported."""
+BEHIND = 2 * RESULTS_AT_ONCE
+"""From how many results on that wait, replicas are not probed whose result would have to wait, too.
+
+They do not include those of settled replicas where these might keep others waiting for ever.
+"""
 REPORT_INTERVAL_SECONDS = 0.1
 IDLE_SECONDS = 0.5
 """How often the end of the authority is looked for while there is nothing to report."""
@@ -65,11 +68,15 @@ class Predecessors:
 
 @dataclass(frozen=True, slots=True)
 class _Found:
-    """A result, the mandate under which its probe began, and until when it says something about the replica."""
+    """A result, the mandate under which its probe began, and until when it says something about the replica.
+
+    `is_awaited` is whether the replica was not healthy when its probe began.
+    """
 
     result: ProbeResult
     mandate: Mandate
     good_until: float
+    is_awaited: bool
 
 
 class Reports:
@@ -85,10 +92,12 @@ class Reports:
         thresholds: Thresholds,
         *,
         predecessors: Predecessors,
+        on_progress: Callable[[], None],
         clock: Clock,
         rng: random.Random,
     ) -> None:
         self._send = send
+        self._on_progress = on_progress
         self._authority = authority
         self._thresholds = thresholds
         self._predecessors = predecessors
@@ -97,16 +106,25 @@ class Reports:
         self._results: list[_Found] = []
         self._has_come = asyncio.Event()
         self._waiting: set[str] = set()
+        self._awaited = 0
         self._batch: Sequence[_Found] = ()
         self._number = 0
         self._ends_at: float | None = None  # as of the last failure in a row
         self._confirmations = 0
         self._dropped = 0
 
-    def add(self, result: ProbeResult, mandate: Mandate, *, good_seconds: float) -> None:
-        """Take a result of now, which is dropped if Redis does not take it within that time."""
-        self._results.append(_Found(result, mandate, self._clock.monotonic() + good_seconds))
+    def add(self, result: ProbeResult, mandate: Mandate, *, good_seconds: float, is_awaited: bool = False) -> None:
+        """Take a result of now.
+
+        Args:
+            result: The result.
+            mandate: The mandate under which the probe began.
+            good_seconds: The result is dropped if Redis does not take it within that time.
+            is_awaited: Whether the replica was not healthy when the probe began.
+        """
+        self._results.append(_Found(result, mandate, self._clock.monotonic() + good_seconds, is_awaited))
         self._waiting.add(result.key)
+        self._awaited += is_awaited
         self._has_come.set()
 
     def is_behind(self, key: str) -> bool:
@@ -116,10 +134,15 @@ class Reports:
         """
         return len(self._results) > BEHIND and key in self._waiting
 
+    @property
+    def is_full(self) -> bool:
+        """Whether many results of replicas that are not healthy wait. Another one might be too old in its turn."""
+        return self._awaited > BEHIND
+
     def discard(self) -> None:
         """Forget all results."""
         self._results, self._batch = [], ()
-        self._waiting.clear()
+        self._count_waiting()
 
     async def run(self) -> None:
         """Send results as they come, as long as the authority is current. The first one waits for others a moment.
@@ -175,8 +198,13 @@ class Reports:
                 continue
             self._batch = ()
             self._results[:0] = batch[report.done :] if report.done else ()
-            self._waiting = {one.result.key for one in self._results}
+            self._count_waiting()
             self._note_success()
+            self._on_progress()
+
+    def _count_waiting(self) -> None:
+        self._waiting = {one.result.key for one in self._results}
+        self._awaited = sum(one.is_awaited for one in self._results)
 
     def _fill_batch(self) -> None:
         mandate = self._results[0].mandate
@@ -198,7 +226,7 @@ class Reports:
             self._batch = ()
         dropped = before - len(self._results) - len(self._batch)
         if dropped:
-            self._waiting = {one.result.key for one in self._results}
+            self._count_waiting()
         if dropped and not self._dropped:
             logger.warning("probing: Redis takes no probe results; they are dropped when they are too old")
         self._dropped += dropped

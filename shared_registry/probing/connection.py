@@ -6,6 +6,7 @@ routers' own connections, so one that does not respond uses up the time limit. H
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import socket
@@ -21,6 +22,7 @@ from shared_registry.probing.own_trouble import OwnTrouble, own_trouble
 BODY_LIMIT = 64 * 1024
 """The most bytes that are read of a response's body."""
 
+_RESET = os.strerror(errno.ECONNRESET).lower()
 _ERRNO = re.compile(r"\[Errno (\d+)\]")
 
 
@@ -233,4 +235,6 @@ def reason_of(error: Exception) -> str:
         return os.strerror(error.errno).lower()
     # If several addresses have failed, asyncio raises one error with the joined texts and without an errno.
     reasons = dict.fromkeys(os.strerror(int(number)).lower() for number in _ERRNO.findall(str(error)))
-    return ", ".join(reasons) or str(error) or type(error).__name__
+    # Of a connection that ends in a handshake, event loops raise an error without a text.
+    unnamed = _RESET if isinstance(error, ConnectionResetError) else type(error).__name__
+    return ", ".join(reasons) or str(error) or unnamed

@@ -10,7 +10,9 @@ from __future__ import annotations
 import re
 
 _VALUE = rb"[\t -~\x80-\xff]*\r\n"
-_OTHERS = rb"(?:(?!content-length|transfer-encoding|connection|upgrade)[0-9a-z!#$%&'*+.^_`|~-]+:" + _VALUE + rb")*"
+_KEPT = rb"connection:[ \t]*keep-alive[ \t]*\r\n"
+_OTHER = rb"(?!content-length|transfer-encoding|connection|upgrade)[0-9a-z!#$%&'*+.^_`|~-]+:" + _VALUE
+_OTHERS = rb"(?:" + _OTHER + rb"|" + _KEPT + rb")*"
 """What the headers that are left out mean, if they are there, is for a whole parser to say."""
 _LENGTH = rb"content-length:[ \t]*([0-9]{1,4})[ \t]*\r\n"
 """Of a longer body than 9,999 bytes only a part may be of interest."""

@@ -1,4 +1,4 @@
-"""Connections without TLS that need no task: opened, used and closed by events, all watched as one file.
+"""Connections that need no task: opened, used and closed by events, all watched as one file.
 
 An event loop's own connection needs a task until it is open, and several objects. A probe that opens one spends most of
 its time on these. This is only for Linux (`epoll`); elsewhere probes use the event loop's connections.
@@ -16,8 +16,8 @@ from typing import Protocol, cast
 
 READ_BYTES = 64 * 1024
 PIECES_AT_ONCE = 4
-READY_AT_ONCE = 256
-"""How many connections are served before other callbacks of the event loop run."""
+NOBODY = asyncio.Protocol()
+"""The protocol of a connection that has ended. Otherwise the two would refer to each other for ever."""
 
 if sys.platform == "linux":
     _READABLE = select.EPOLLIN | select.EPOLLRDHUP | select.EPOLLHUP | select.EPOLLERR
@@ -47,8 +47,13 @@ def has_plain_sockets() -> bool:
 class PlainSockets:
     """The connections of one prober. For one event loop; not thread-safe."""
 
-    def __init__(self) -> None:
-        """Set up. Nothing is opened before the first connection."""
+    def __init__(self, ready_at_once: int) -> None:
+        """Set up. Nothing is opened before the first connection.
+
+        Args:
+            ready_at_once: How many connections are served before other callbacks of the event loop run.
+        """
+        self._ready_at_once = ready_at_once
         self._loop: asyncio.AbstractEventLoop | None = None
         self._epoll: select.epoll
         self._sockets: dict[int, PlainSocket] = {}
@@ -103,7 +108,7 @@ class PlainSockets:
     def _serve(self) -> None:
         self._to_close = []
         try:
-            for number, events in self._epoll.poll(0, READY_AT_ONCE):
+            for number, events in self._epoll.poll(0, self._ready_at_once):
                 connection = self._sockets.get(number)
                 if connection is not None:
                     connection.serve(events)
@@ -203,4 +208,5 @@ class PlainSocket:
             return
         closed, self._socket = self._socket, None
         self._together.drop(self._number, closed)
-        self._protocol.connection_lost(error)
+        protocol, self._protocol = self._protocol, NOBODY
+        protocol.connection_lost(error)

@@ -9,7 +9,6 @@ other modules apply the thresholds.
 from __future__ import annotations
 
 import asyncio
-import functools
 import math
 import re
 import ssl
@@ -37,6 +36,7 @@ from shared_registry.probing.connection import (
     connect_to_replica,
     exchange,
 )
+from shared_registry.probing.dialer import Dialer
 from shared_registry.probing.expectations import Expectations
 from shared_registry.probing.kept import KeptConnection
 from shared_registry.probing.names import (
@@ -48,16 +48,14 @@ from shared_registry.probing.names import (
 )
 from shared_registry.probing.outcome import ProbeOutcome
 from shared_registry.probing.own_trouble import OwnTrouble, lacks_descriptors
-from shared_registry.probing.plain_socket import PlainSockets, has_plain_sockets
 from shared_registry.probing.text import one_line, timeout_text
 from shared_registry.probing.tls import TlsContexts, resuming
+from shared_registry.probing.tls_socket import TlsSession
 from shared_registry.probing.websocket import probe_websocket
 from shared_registry.urls import DEFAULT_PORTS, canonical_url
 
 EXCHANGES_PER_CONNECTION = 6
 """How many probes a connection carries: every sixth probe shows whether the replica accepts connections."""
-RESUMPTION_SECONDS = 60.0
-"""For how long new connections resume a TLS session: within it a certificate that expires goes unnoticed."""
 DESCRIPTORS_SECONDS = 0.05
 """For how long it is taken for granted that there are file descriptors, after it was found out."""
 _LOOKING_UP, _READING_FILES = "looking up the name", "reading the TLS files"
@@ -73,28 +71,6 @@ class _Request(NamedTuple):
     target: str
     headers: list[tuple[str, str]]
     packed: WholeRequest
-
-
-class _Sessions:
-    """The TLS session of one replica, to be resumed for some time after the handshake in which it was verified."""
-
-    __slots__ = ("_session", "_verified_at")
-
-    def __init__(self) -> None:
-        self._session: ssl.SSLSession | None = None
-        self._verified_at = -math.inf
-
-    def usable(self, now: float) -> ssl.SSLSession | None:
-        """Return the session, if it may still be resumed."""
-        return self._session if now - self._verified_at < RESUMPTION_SECONDS else None
-
-    def learn(self, connection: ssl.SSLObject | None, now: float) -> None:
-        """Keep the session of a connection that has carried a response."""
-        if connection is None:
-            return
-        if not connection.session_reused:
-            self._verified_at = now
-        self._session = connection.session
 
 
 @dataclass(slots=True)
@@ -114,7 +90,7 @@ class _Origin:
     turn: PromptLock = field(default_factory=PromptLock)
     opened: ReplicaConnection | None = None
     kept: KeptConnection | None = None
-    sessions: _Sessions = field(default_factory=_Sessions)
+    session: TlsSession = field(default_factory=TlsSession)
     address: str = ""
     target: str = ""
     request: _Request | None = None
@@ -147,7 +123,7 @@ ProbeEnded = Callable[[ProbeOutcome | float], None]
 
 
 class PromptProbe(Limit):
-    """A probe without a task. Only `cancel` and `opens_connection` are for others than the prober."""
+    """A probe without a task. Only `cancel`, `opens_connection` and `shakes_hands` are for others than the prober."""
 
     __slots__ = ("_ended", "_mismatch", "_release", "_started", "_timeout", "kept", "origin")
 
@@ -174,6 +150,11 @@ class PromptProbe(Limit):
     def opens_connection(self) -> bool:
         """Whether it opens its connection."""
         return self.kept.exchanges == 1
+
+    @property
+    def shakes_hands(self) -> bool:
+        """Whether it opens its connection with TLS."""
+        return self.opens_connection and self.origin.is_https
 
     def cancel(self) -> None:
         """Give the probe up, and close its connection."""
@@ -238,7 +219,7 @@ class HttpProber:
         self._known: dict[str, tuple[_Origin, str]] = {}
         self._is_http = self._config.health_check_type == "http"
         self._budget = KeptBudget()
-        self._sockets = PlainSockets() if has_plain_sockets() else None
+        self._dialer = Dialer(self._tls)
         self._under_way = Wheel()
         self._turning: asyncio.TimerHandle | None = None
         self._loop: asyncio.AbstractEventLoop | None = None  # to ask for it anew costs a system call
@@ -262,8 +243,7 @@ class HttpProber:
             origin.hang_up()
         self._origins.clear()
         self._known.clear()
-        if self._sockets is not None:
-            self._sockets.close()
+        self._dialer.close()
         self._tls.close()
         self._names.close()
         await asyncio.sleep(0)  # the loop closes the sockets in its next turn
@@ -379,17 +359,21 @@ class HttpProber:
 
     def _dial(self, origin: _Origin, *, fresh: bool) -> KeptConnection | None:
         """Begin a new connection in place of the former one, if that can be done without waiting."""
-        if self._sockets is None or origin.is_https or (fresh and origin.is_named):
+        if not self._dialer.is_able or (fresh and origin.is_named):
             return None
         addresses: tuple[str, ...] = (origin.host,)
         if origin.is_named:
             addresses = self._names.recent(origin.host, SAME_ANSWER_SECONDS)
         if len(addresses) != 1:
             return None
-        address, port = addresses[0], origin.port
-        try:
-            dialed = KeptConnection(functools.partial(self._sockets.connect, address, port), address, port)
-        except OSError:
+        address, port, dialed = addresses[0], origin.port, None
+        with suppress(OSError):
+            if origin.is_https:
+                name = self._tls.server_name(origin.host)
+                dialed = self._dialer.dial_tls(address, port, name, origin.session, fresh=fresh)
+            else:
+                dialed = self._dialer.dial(address, port)
+        if dialed is None:
             return None
         origin.hang_up()
         origin.kept, origin.address = dialed, address
@@ -475,8 +459,8 @@ class HttpProber:
         origin.hang_up()
         opened = await self._connect(origin, address, fresh=fresh)
         response = await self._exchange(origin, opened, request.packed)
-        if origin.is_https:
-            origin.sessions.learn(opened.tls, time.monotonic())
+        if opened.tls is not None:
+            origin.session.learn(opened.tls, time.monotonic())
         if origin.opened is opened and self._budget.has_room:
             origin.kept = KeptConnection(opened.switch_to, origin.address, origin.port, exchanges=1)
             origin.kept.count_in(self._budget)
@@ -543,7 +527,7 @@ class HttpProber:
         if len(addresses) == 1:
             origin.address = addresses[0]
         name = self._tls.server_name(origin.host)
-        with resuming(None if fresh or context is None else origin.sessions.usable(time.monotonic())):
+        with resuming(None if fresh or context is None else origin.session.usable(time.monotonic())):
             origin.opened, origin.address = await connect_to_replica(addresses, origin.port, context, name)
         return origin.opened
 

@@ -62,10 +62,15 @@ class TlsContexts:
         Raises:
             OwnTrouble: The files cannot be used, and no earlier ones could.
         """
+        ready = self.ready()
+        return await asyncio.shield(self._load()) if ready is None else ready
+
+    def ready(self) -> ssl.SSLContext | None:
+        """Return the context, if it can be had without waiting."""
         if self._fixed is not None:
             return self._fixed
         if self._context is None:
-            return await asyncio.shield(self._load())
+            return None
         now = asyncio.get_running_loop().time()
         if now >= self._check_at:
             self._check_at = now + CHECK_SECONDS

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from shared_registry.errors import Fenced, StoreUnavailable
-from shared_registry.leader.reports import RESULTS_AT_ONCE
+from shared_registry.leader.reports import BEHIND, RESULTS_AT_ONCE
 from tests.support.fake_clock import FakeClock
 from tests.support.leading_router import INTERVAL, Cluster, Leader, leading, url_of
 
@@ -211,14 +211,62 @@ async def test_results_of_one_term_are_never_reported_in_another(clock: FakeCloc
 
 async def test_a_replica_whose_result_waits_is_not_probed_again(clock: FakeClock) -> None:
     """While reports are far behind, more probes would delay them further."""
-    cluster = Cluster(clock, 1200)
+    cluster = Cluster(clock, 1200, probed_ago=INTERVAL)
     cluster.latency = 0.3
     async with leading(clock, cluster, concurrency=2000) as leader:
-        await clock.advance(3.5)
+        leader.probe.error = {url_of(number): "broken" for number in range(1200)}
+        await clock.advance(2.5)
         waiting = {url_of(number) for number in range(1200)} - {key for sent in cluster.sent for key in sent.keys}
-        assert len(waiting) > 50
-        assert all(len(leader.probe.starts_of(number)) == 1 for number in range(1200) if url_of(number) in waiting)
-        await clock.run_until(lambda: all(cluster.status(number).value == "healthy" for number in range(1200)))
+        assert len(waiting) > 500
+        assert {len(leader.probe.starts_of(number)) for number in range(1200) if url_of(number) in waiting} == {1}
+
+
+async def test_new_replicas_wait_until_reports_keep_up(clock: FakeClock) -> None:
+    """Otherwise their results would be too old when their turn comes, and their probes in vain."""
+    cluster = Cluster(clock, 3_000)
+    cluster.latency = 0.1
+    async with leading(clock, cluster, concurrency=64) as leader:
+        told: set[str] = set()
+
+        def unreported() -> int:
+            told.update(key for sent in cluster.sent for key in sent.keys)
+            return len({key for _, key in leader.probe.starts} - told)
+
+        for _ in range(100):
+            await clock.advance(0.1)
+            assert unreported() <= BEHIND + 64
+        await clock.run_until(lambda: all(cluster.status(number).value == "healthy" for number in range(3_000)))
+        first = {key: at for at, key in reversed(leader.probe.starts)}
+        again = [key for at, key in leader.probe.starts if 0 < at - first[key] < INTERVAL / 2 - 0.2]
+        assert again == [], "nothing is probed in vain"
+
+
+async def test_settled_replicas_are_probed_while_new_ones_wait(clock: FakeClock) -> None:
+    cluster = Cluster(clock, 20, probed_ago=1.0)
+    async with leading(clock, cluster) as leader:
+        await clock.advance(INTERVAL)
+        cluster.latency = 0.3
+        for number in range(20, 3_000):
+            cluster.add(number)
+        await clock.advance(1)
+        assert len({key for _, key in leader.probe.starts}) < 1_000, "new ones wait"
+        before = [len(leader.probe.starts_of(number)) for number in range(20)]
+        await clock.advance(INTERVAL)
+        assert [len(leader.probe.starts_of(number)) - count for number, count in enumerate(before)] == [1] * 20
+
+
+async def test_a_held_replica_that_is_removed_is_not_probed(clock: FakeClock) -> None:
+    cluster = Cluster(clock, 1_000)
+    cluster.latency = 0.3
+    async with leading(clock, cluster, concurrency=64) as leader:
+        await clock.advance(1)
+        begun = {key for _, key in leader.probe.starts}
+        held = [number for number in range(1_000) if url_of(number) not in begun]
+        assert len(held) > 100
+        for number in held:
+            cluster.remove(number)
+        await clock.advance(3 * INTERVAL)
+        assert {key for _, key in leader.probe.starts} == begun
 
 
 async def test_probes_begin_in_bursts_that_leave_room_for_reports(clock: FakeClock) -> None:

@@ -22,6 +22,8 @@ PLAIN = [
     b"HTTP/1.1 503 Service Unavailable\r\nserver: x\r\nCONTENT-LENGTH: \t 4 \r\ndate: Sun\r\n\r\nbusy",
     b"HTTP/1.1 404 -\r\nX-Odd_name!: a:b=c\r\nContent-Length: 5\r\n\r\n\r\n\r\n\n",
     b"HTTP/1.1 302 Found\r\nLocation: /x\r\nContent-Length: 1\r\n\r\n-",
+    b"HTTP/1.1 200 OK\r\nServer: nginx\r\nContent-Length: 2\r\nConnection: keep-alive\r\n\r\nok",
+    b"HTTP/1.1 200 OK\r\nConnection:Keep-Alive \r\nKeep-Alive: timeout=5\r\nContent-Length: 2\r\n\r\nok",
 ]
 WHOLE = [
     *PLAIN,
@@ -30,6 +32,8 @@ WHOLE = [
     b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok",
     b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 2\r\n\r\nok",
     b"HTTP/1.0 200 OK\r\nContent-Length: 2\r\n\r\nok",
+    b"HTTP/1.1 200 OK\r\nConnection: keep-alive, close\r\nContent-Length: 2\r\n\r\nok",
+    b"HTTP/1.1 200 OK\r\nConnection: keep-alive\r\nConnection: close\r\nContent-Length: 2\r\n\r\nok",
 ]
 BROKEN = [
     b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nContent-Length: 2\r\n\r\nok",  # h11 takes it

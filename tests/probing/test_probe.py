@@ -123,7 +123,8 @@ def _tls(reason: str | None) -> ssl.SSLError:
         (socket.gaierror(socket.EAI_NONAME, "Name or service not known"), "name or service not known"),
         (_unverified(), "certificate verify failed: self-signed certificate"),
         (_tls("WRONG_VERSION_NUMBER"), "TLS: wrong version number"),
-        (ConnectionResetError(), "ConnectionResetError"),
+        (ConnectionResetError(), "connection reset by peer"),
+        (ConnectionAbortedError(), "ConnectionAbortedError"),
         (OSError("something else"), "something else"),
     ],
 )

@@ -10,50 +10,15 @@ import sys
 
 import pytest
 
-from shared_registry.probing import HttpProber, ProbeOutcome, budget, plain_socket
+from shared_registry.probing import HttpProber, budget, plain_socket
 from shared_registry.probing.plain_socket import PlainSockets
 from shared_registry.probing.prober import EXCHANGES_PER_CONNECTION
+from tests.support.prompt_probe import RESPONSES, prompt, sending
 from tests.support.replica_server import ReplicaServer
-from tests.support.scripted_server import LONG, OK, SHORT, Peer, Script, answer_all, scripted, stay_silent
+from tests.support.scripted_server import LONG, OK, SHORT, Peer, answer_all, scripted, stay_silent
 from tests.support.until import until
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a new connection needs a task")
-
-RESPONSES: dict[str, bytes | None] = {
-    "fine": OK,
-    "unavailable": b"HTTP/1.1 503 Busy\r\nContent-Length: 4\r\n\r\nbusy",
-    "chunked": b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n",
-    "until the end": b"HTTP/1.1 200 OK\r\n\r\nok",
-    "of old": b"HTTP/1.0 200 OK\r\n\r\nok",
-    "too short": b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nok",
-    "without an end": b"HTTP/1.1 200 OK\r\nContent-Le",
-    "nothing": b"",
-    "a reset": None,
-    "not http": b"SSH-2.0-OpenSSH_9.2\r\n",
-    "huge": b"HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\n\r\n" + b"x" * 1_000_000,
-}
-
-
-async def prompt(prober: HttpProber, url: str, timeout: float = LONG, *, fresh: bool = False) -> ProbeOutcome:
-    """Probe without a task."""
-    ended: asyncio.Future[ProbeOutcome | float] = asyncio.get_running_loop().create_future()
-    assert prober.begin(url, timeout=timeout, ended=ended.set_result, fresh=fresh) is not None
-    outcome = await ended
-    assert isinstance(outcome, ProbeOutcome)
-    return outcome
-
-
-def sending(response: bytes | None) -> Script:
-    """Return what a replica does that sends this, and closes the connection; `None` resets it."""
-
-    async def script(peer: Peer) -> None:
-        await peer.request()
-        if response is None:
-            peer.reset()
-            return
-        await peer.send(response)
-
-    return script
 
 
 @pytest.mark.parametrize("name", RESPONSES)
@@ -138,7 +103,7 @@ async def test_what_a_socket_does_not_take_is_sent_later() -> None:
         received.append(len(await reader.readexactly(size)))
         writer.close()
 
-    sockets, protocol = PlainSockets(), _Counting()
+    sockets, protocol = PlainSockets(256), _Counting()
     async with await asyncio.start_server(count, "127.0.0.1", 0) as server:
         carrier = sockets.connect("127.0.0.1", server.sockets[0].getsockname()[1], protocol)
         carrier.write(b"x" * (size // 2))
@@ -151,7 +116,7 @@ async def test_what_a_socket_does_not_take_is_sent_later() -> None:
 
 async def test_others_have_their_turn_while_much_is_received(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(plain_socket, "READ_BYTES", 10)
-    sockets, protocol = PlainSockets(), _Counting()
+    sockets, protocol = PlainSockets(256), _Counting()
     with socket.create_server(("127.0.0.1", 0)) as listener:
         carrier = sockets.connect("127.0.0.1", listener.getsockname()[1], protocol)
         carrier.write(b"x")

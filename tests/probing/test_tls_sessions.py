@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import os
 import ssl
+import sys
+import time
 from pathlib import Path
 
 import pytest
 
 from shared_registry.config import RouterConfig
-from shared_registry.probing import HttpProber
-from shared_registry.probing import prober as prober_module
+from shared_registry.probing import HttpProber, tls_socket
+from shared_registry.probing import tls as tls_module
+from tests.support.certificates import Authority
+from tests.support.nginx import nginx_with_tls
+from tests.support.prompt_probe import prompt
 from tests.support.scripted_server import LONG, Peer, scripted
+from tests.support.until import until
 
 
 class Handshakes:
@@ -54,11 +61,33 @@ async def test_a_session_is_resumed_for_some_time_only(
 ) -> None:
     seen = Handshakes()
     async with scripted(seen, tls=server_tls) as server, HttpProber(trusting(certificate)) as prober:
+        for seconds in (0.0, LONG, LONG):
+            monkeypatch.setattr(tls_socket, "RESUMPTION_SECONDS", seconds)
+            assert (await prober(f"{server.url}/health", timeout=LONG))[1] is None
+    assert seen.resumed == [False, False, True]
+
+
+async def test_no_session_outlives_the_certificate(
+    server_tls: ssl.SSLContext, certificate: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen, now = Handshakes(), time.time()
+    async with scripted(seen, tls=server_tls) as server, HttpProber(trusting(certificate)) as prober:
+        for days in (0, 0, 3, 3):
+            monkeypatch.setattr(time, "time", lambda: now + days * 86_400)  # noqa: B023
+            fresh = len(seen.resumed) == 2
+            assert (await prober.ask(f"{server.url}/health", timeout=LONG, fresh=fresh)).error is None
+    assert seen.resumed == [False, True, False, False]
+
+
+async def test_without_verification_no_certificate_limits_a_session(server_tls: ssl.SSLContext) -> None:
+    seen = Handshakes()
+    async with (
+        scripted(seen, tls=server_tls) as server,
+        HttpProber(RouterConfig(replica_tls_verify=False)) as prober,
+    ):
         for _ in range(2):
             assert (await prober(f"{server.url}/health", timeout=LONG))[1] is None
-        monkeypatch.setattr(prober_module, "RESUMPTION_SECONDS", 0.0)
-        assert (await prober(f"{server.url}/health", timeout=LONG))[1] is None
-    assert seen.resumed == [False, True, False]
+    assert seen.resumed == [False, True]
 
 
 async def test_no_replica_gets_the_session_of_another(server_tls: ssl.SSLContext, certificate: Path) -> None:
@@ -71,3 +100,55 @@ async def test_no_replica_gets_the_session_of_another(server_tls: ssl.SSLContext
         for url in (server.url, other.url):
             assert (await prober(f"{url}/health", timeout=LONG))[1] is None
     assert seen.resumed == [False, False]
+
+
+needs_linux = pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a new connection needs a task")
+
+
+@needs_linux
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+async def test_new_connections_without_a_task_resume_it(
+    certificate: Path, trusting_tls: ssl.SSLContext, version: ssl.TLSVersion
+) -> None:
+    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    tls.load_cert_chain(certificate)
+    tls.maximum_version = version
+    seen = Handshakes()
+    async with scripted(seen, tls=tls) as server, HttpProber(ssl_context=trusting_tls) as prober:
+        for fresh in (False, False, False, True, False):
+            assert (await prompt(prober, f"{server.url}/health", fresh=fresh)).error is None
+    assert seen.resumed == [False, True, True, False, True]
+
+
+@needs_linux
+async def test_the_session_of_replaced_files_is_not_resumed(
+    server_tls: ssl.SSLContext, certificate: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tls_module, "CHECK_SECONDS", 0.0)
+    seen = Handshakes()
+    async with scripted(seen, tls=server_tls) as server, HttpProber(trusting(certificate)) as prober:
+        url = f"{server.url}/health"
+        assert (await prober(url, timeout=LONG))[1] is None
+        assert (await prompt(prober, url)).error is None
+        before = prober._tls.ready()
+        os.utime(certificate)
+        await until(lambda: prober._tls.ready() is not before)
+        for _ in range(2):
+            assert (await prompt(prober, url)).error is None
+    assert seen.resumed == [False, True, False, True]
+
+
+@needs_linux
+@pytest.mark.parametrize("version", ["TLSv1.2", "TLSv1.3"])
+async def test_nginx_resumes_the_sessions_of_probes(tmp_path: Path, version: str) -> None:
+    authority = Authority(tmp_path)
+    config = RouterConfig(replica_tls_ca_file=str(authority.ca))
+    async with nginx_with_tls(tmp_path, authority.sign("replica"), version) as (url, log), HttpProber(config) as prober:
+        assert (await prober(f"{url}/health", timeout=LONG))[1] is None
+        for _ in range(3):
+            assert (await prompt(prober, f"{url}/health")).error is None
+        assert (await prober(f"{url}/health", timeout=LONG))[1] is None
+        await until(lambda: len(log.read_text().splitlines()) == 5)
+    first, *others = log.read_text().splitlines()
+    assert first == f"{version} ."
+    assert set(others) == {f"{version} r"}

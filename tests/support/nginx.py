@@ -54,15 +54,65 @@ async def nginx_before(
         buffers: Whether nginx reads a request's body before it passes on anything.
         keeps: How many connections to routers are kept, for whoever comes next.
     """
-    program = find_program("nginx", "nginx-light")
     with socket.create_server(("127.0.0.1", 0)) as trial:
         port = trial.getsockname()[1]
     # Without a limit of failures: nginx would leave a router that was restarted alone for 10 s, and with the next
     # router's restart have none.
     servers = " ".join(f"server {host}:{at} max_fails=0;" for host, at in addresses)
     settings = {"folder": folder, "servers": servers, "keeps": keeps, "listen": port}
+    async with _running(folder, CONFIG.format(**settings, buffering="on" if buffers else "off"), port):
+        yield "127.0.0.1", port
+
+
+TLS_CONFIG = """
+daemon off;
+master_process off;
+pid {folder}/nginx.pid;
+error_log stderr;
+events {{ worker_connections 256; }}
+http {{
+    log_format tls "$ssl_protocol $ssl_session_reused";
+    access_log {folder}/access.log tls;
+    client_body_temp_path {folder}/body;
+    proxy_temp_path {folder}/proxy;
+    fastcgi_temp_path {folder}/fastcgi;
+    uwsgi_temp_path {folder}/uwsgi;
+    scgi_temp_path {folder}/scgi;
+    keepalive_timeout 0;
+    server {{
+        listen 127.0.0.1:{port} ssl;
+        ssl_certificate {certificate};
+        ssl_certificate_key {key};
+        ssl_protocols {version};
+        location / {{ return 200 "{{}}"; }}
+    }}
+}}
+"""
+
+
+@contextlib.asynccontextmanager
+async def nginx_with_tls(folder: Path, files: tuple[Path, Path], version: str) -> AsyncIterator[tuple[str, Path]]:
+    """Run nginx as a replica that closes each connection; yield its url, and its log of versions and resumptions.
+
+    Args:
+        folder: For its files; of this test alone.
+        files: Its certificate and key.
+        version: The only version of TLS, as `ssl_protocols` has it.
+    """
+    with socket.create_server(("127.0.0.1", 0)) as trial:
+        port = trial.getsockname()[1]
+    certificate, key = files
+    settings = {"folder": folder, "port": port, "certificate": certificate, "key": key, "version": version}
+    async with _running(folder, TLS_CONFIG.format(**settings), port):
+        yield f"https://127.0.0.1:{port}", folder / "access.log"
+
+
+@contextlib.asynccontextmanager
+async def _running(folder: Path, text: str, port: int) -> AsyncIterator[None]:
+    """Run nginx with a configuration until it listens, and for the block."""
+    program = find_program("nginx", "nginx-light")
     config = folder / "nginx.conf"
-    config.write_text(CONFIG.format(**settings, buffering="on" if buffers else "off"))
+    config.write_text(text)
     log = folder / "nginx.log"
     with log.open("wb") as errors:
         process = BoundProcess([program, "-p", folder, "-c", config], cwd=folder, output=errors)
@@ -71,7 +121,7 @@ async def nginx_before(
             while not await listens(port):
                 assert process.poll() is None, log.read_text()
                 await asyncio.sleep(0.02)
-        yield "127.0.0.1", port
+        yield
     finally:
         process.kill()
 

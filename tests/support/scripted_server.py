@@ -35,11 +35,20 @@ class Peer:
         """The connection's TLS."""
         return cast("ssl.SSLObject", self._writer.get_extra_info("ssl_object"))
 
+    @property
+    def socket_number(self) -> int:
+        """The descriptor of the connection's socket."""
+        return cast("int", self._writer.get_extra_info("socket").fileno())
+
     async def request(self) -> bytes:
         """Wait for the next request; the script ends where the peer goes instead."""
         request = await self._reader.readuntil(b"\r\n\r\n")
         self._server.requests.append(request)
         return request
+
+    async def body(self, length: int) -> bytes:
+        """Wait for the body of the request."""
+        return await self._reader.readexactly(length)
 
     async def send(self, data: bytes) -> None:
         self._writer.write(data)
