@@ -27,6 +27,7 @@ from shared_registry.discovery.answer import Found, SourceAnswer
 from shared_registry.discovery.specs import endpoint_of
 from shared_registry.model import ReplicaEndpoint
 
+SYSTEM_FILE = "/etc/resolv.conf"
 LOOKUP_SECONDS = 5.0
 """How long all servers together may take for one record."""
 LONGEST_TTL_SECONDS = 30.0
@@ -73,7 +74,7 @@ class DnsSource:
 
     def _resolver(self) -> dns.asyncresolver.Resolver:
         """Return a new resolver, so that a changed resolv.conf is used."""
-        resolver = dns.asyncresolver.Resolver(configure=not self._rule.nameservers)
+        resolver = dns.asyncresolver.Resolver(SYSTEM_FILE, configure=not self._rule.nameservers)
         if self._rule.nameservers:
             pairs = [_server(text) for text in self._rule.nameservers]
             resolver.nameservers = [dns.nameserver.Do53Nameserver(host, port) for host, port in pairs]
@@ -117,7 +118,7 @@ class DnsSource:
     async def _records(self, resolver: dns.asyncresolver.Resolver, name: str, kind: str) -> _Records:
         async with self._lookups:
             try:
-                answer = await resolver.resolve(name, kind, raise_on_no_answer=False)
+                answer = await self._resolve(resolver, name, kind)
             except dns.resolver.NXDOMAIN:
                 return _Records(failure=f"{name} does not exist")
             except (dns.exception.DNSException, OSError, ValueError) as error:
@@ -126,6 +127,15 @@ class DnsSource:
         if answer.rrset is None:
             return _Records(failure=f"{name} has no {kind} record")
         return _Records([record.to_text() for record in answer.rrset], float(answer.rrset.ttl))
+
+    async def _resolve(self, resolver: dns.asyncresolver.Resolver, name: str, kind: str) -> dns.resolver.Answer:
+        """Return the records of a name, or if there is no such name, of that name in one of the search domains."""
+        try:
+            return await resolver.resolve(name, kind, raise_on_no_answer=False)
+        except dns.resolver.NXDOMAIN:
+            if self._rule.nameservers or name.endswith("."):
+                raise
+            return await resolver.resolve(name, kind, raise_on_no_answer=False, search=True)
 
 
 def _answer(found: Sequence[Found], records: Sequence[_Records], host: str) -> tuple[SourceAnswer, float]:

@@ -6,7 +6,8 @@ bookmarks move the version on. A watch that ends is begun again from the last ve
 version (410 Gone), or after `RESYNC_SECONDS`, everything is listed anew. What a list does not have, or a watch has
 deleted, is listed again before it counts as missing a second time.
 
-Each answer has all endpoints of all slices. An endpoint that two slices have counts once, by the better of both.
+Each answer has all endpoints of all slices. An endpoint that two slices have counts once, by the better of both. A pod
+with an address of each kind counts once, at its IPv4 address.
 Terminating endpoints drain, and so do those that are not ready. New endpoints are registered when they are ready.
 """
 
@@ -19,7 +20,7 @@ import os
 import random
 import re
 import ssl
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -207,6 +208,7 @@ class KubernetesSource:
         if not self._slices:
             return SourceAnswer(failure=f"service {self._rule.service} has no EndpointSlice; does it exist?")
         found: dict[str, tuple[int, Found]] = {}
+        has_ipv4 = {_pod(endpoint) for item in self._slices.values() for endpoint in _of_kind(item, "IPv4")} - {""}
         for item in self._slices.values():
             endpoints = item.get("endpoints") or ()
             if item.get("addressType") not in ("IPv4", "IPv6") or not endpoints:
@@ -214,6 +216,8 @@ class KubernetesSource:
             if not (port := self._port(item)):
                 return SourceAnswer(failure=f"EndpointSlice {_name(item)} has no port named {self._rule.port}")
             for endpoint in endpoints:
+                if item["addressType"] == "IPv6" and _pod(endpoint) in has_ipv4:
+                    continue
                 rank, one = _found(self._rule, endpoint, port)
                 known = found.get(one.endpoint.url)
                 if known is None or known[0] < rank:
@@ -254,6 +258,17 @@ class KubernetesSource:
         file = self._rule.ca_file or ("" if self._rule.server else str(ACCOUNT / "ca.crt"))
         trust = ssl.create_default_context(cafile=file or None)
         return httpx.AsyncClient(base_url=server, verify=trust, timeout=REQUEST_SECONDS, trust_env=False)
+
+
+def _of_kind(item: Slice, kind: str) -> Sequence[Mapping[str, Any]]:
+    """Return the endpoints of a slice whose addresses are of that kind."""
+    return item.get("endpoints") or () if item.get("addressType") == kind else ()
+
+
+def _pod(endpoint: Mapping[str, Any]) -> str:
+    """Return what identifies the pod of an endpoint; empty if the slice does not say."""
+    target = endpoint.get("targetRef") or {}
+    return str(target.get("uid") or target.get("name") or "")
 
 
 def _found(rule: DiscoveryRule, endpoint: Mapping[str, Any], port: int) -> tuple[int, Found]:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -94,6 +96,21 @@ async def test_a_truncated_answer_is_requested_over_tcp(names: DnsServer) -> Non
     answer = await ask(names)
     assert len(answer.found) == 251
     assert ("A", "tcp") in names.requests
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="a resolv.conf names servers at port 53 only")
+@pytest.mark.parametrize("host", ["replicas.models", "replicas.models.svc.cluster.local"])
+async def test_the_systems_search_domains_count(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, host: str) -> None:
+    address = f"127.77.{os.getpid() % 250}.53"
+    (tmp_path / "resolv.conf").write_text(f"search models.svc.cluster.local svc.cluster.local\nnameserver {address}\n")
+    monkeypatch.setattr("shared_registry.discovery.dns.SYSTEM_FILE", str(tmp_path / "resolv.conf"))
+    async with dns_server(address, 53) as names:
+        names.records = {("replicas.models.svc.cluster.local", "A"): ["127.0.0.1"]}
+        (checked,) = check_discovery([{"kind": "dns", "name": "pods", "host": host, "port": 8000}])
+        async with contextlib.aclosing(DnsSource(checked).answers()) as answers:
+            answer = await anext(answers)
+    assert urls(answer) == ["http://127.0.0.1:8000"]
+    assert not answer.is_partial
 
 
 async def test_srv_records_bring_their_ports(names: DnsServer) -> None:

@@ -124,6 +124,15 @@ async def test_an_endpoint_in_two_slices_counts_by_the_better(api: KubernetesApi
     assert [one.draining for one in answer.found] == ["", ""]
 
 
+async def test_a_pod_with_addresses_of_both_kinds_counts_once(api: KubernetesApi, ask: Callable[..., Answers]) -> None:
+    await api.put("replicas-abc", endpoint(A, name="pod-a"), endpoint(B))
+    await api.put(
+        "replicas-six", endpoint("::1", name="pod-a"), endpoint("::2", name="pod-c"), endpoint("::3"), kind="IPv6"
+    )
+    answer = await anext(ask())
+    assert urls(answer) == [f"http://{host}:8000" for host in (A, B, "[::2]", "[::3]")]
+
+
 async def test_a_service_with_many_slices_comes_in_pages(
     api: KubernetesApi, ask: Callable[..., Answers], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -76,15 +76,13 @@ class DnsServer(asyncio.DatagramProtocol):
 
 
 @contextlib.asynccontextmanager
-async def dns_server() -> AsyncIterator[DnsServer]:
-    """Run a server on a free port of loopback."""
+async def dns_server(host: str = "127.0.0.1", port: int = 0) -> AsyncIterator[DnsServer]:
+    """Run a server on loopback, on a free port by default."""
     server = DnsServer()
-    stream = await asyncio.start_server(server.serve_stream, "127.0.0.1", 0)
+    stream = await asyncio.start_server(server.serve_stream, host, port)
     port = stream.sockets[0].getsockname()[1]
-    transport, _ = await asyncio.get_running_loop().create_datagram_endpoint(
-        lambda: server, local_addr=("127.0.0.1", port)
-    )
-    server.address = f"127.0.0.1:{port}"
+    transport, _ = await asyncio.get_running_loop().create_datagram_endpoint(lambda: server, local_addr=(host, port))
+    server.address = f"{host}:{port}"
     try:
         yield server
     finally:
