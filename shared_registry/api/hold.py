@@ -103,7 +103,7 @@ class _Acquiring:
         return self._task.result()
 
     async def positions(self) -> AsyncGenerator[str, None]:
-        """Yield each position until there is a lease. If this is ended before, no lease is left.
+        """Yield each position until there is a lease. If this is ended before, none is left after the grace.
 
         Raises:
             Exception: What `new_or_known` raises.
@@ -121,7 +121,7 @@ class _Acquiring:
             )
         )
         task.add_done_callback(lambda _: self._news.set())
-        is_begun = False
+        is_begun = is_wanted = False
         try:
             while not task.done():
                 self._news.clear()
@@ -136,11 +136,20 @@ class _Acquiring:
                     continue
                 if is_begun:
                     yield ": waiting\n\n"
+            is_wanted = True
             task.result()
         finally:
             if not task.done():
                 task.cancel()
                 await asyncio.wait([task])
+            if not is_wanted and not task.cancelled() and task.exception() is None:
+                self._leave(task.result())
+
+    def _leave(self, lease: MovableLease) -> None:
+        """The client has gone just when it got the lease: as if it had gone a moment later."""
+        leases = self._call.registry.movable_leases
+        if not lease.is_held:
+            leases.let_go(lease, leases.take(lease))
 
     def _note(self, position: int, depth: int) -> None:
         self._position = PositionDocument(position=position, depth=depth)

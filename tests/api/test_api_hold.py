@@ -5,13 +5,17 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-from collections.abc import AsyncIterator, Callable
-from typing import Any
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from typing import Any, cast
 
 import httpx
 import pytest
 import pytest_asyncio
 
+from shared_registry.api.documents import HoldQuery
+from shared_registry.api.hold import hold_operation
+from shared_registry.api.operations import Call
+from shared_registry.leases.movable import UNCLAIMED_SECONDS
 from shared_registry.model import ReplicaEndpoint
 from tests.proxy.conftest import RunningRouter, StartRouter
 from tests.support.backend import Backend
@@ -105,6 +109,24 @@ async def test_the_next_in_the_queue_gets_the_slot(
             async with held(admin, timeout_seconds=0.2) as late:
                 assert (await late.next())[0] == "position"
                 assert (await late.next())[1]["code"] == "saturated"
+
+
+async def test_a_client_that_goes_at_the_grant_frees_its_slot_soon(
+    start_with_admin: StartRouter, admin_of: AdminOf, backend: Backend
+) -> None:
+    router, _ = await serving(start_with_admin, admin_of, backend.url)
+    pool = router.router.pools[""]
+    first = await pool.registry.acquire()
+    call = Call(pool, "", {}, HoldQuery(request_id="a", timeout_seconds=60), None, {})
+    stream = cast("AsyncGenerator[str, None]", hold_operation(10).call(call))
+    leases = pool.registry.movable_leases
+    async with contextlib.aclosing(stream):
+        assert (await anext(stream)).startswith("event: position")
+        await first.release()
+        asking = [task for task in asyncio.all_tasks() if "new_or_known" in repr(task)]
+        await asyncio.wait(asking)
+    assert len(asking) == len(leases) == 1
+    await until(lambda: len(leases) == 0, "the lease has ended after the grace", UNCLAIMED_SECONDS / 2)
 
 
 async def test_the_same_id_takes_over_at_any_router(
