@@ -56,7 +56,7 @@ class AnnouncementWatch:
         self._time = time
         self.problems: list[str] = []
         self.of_instance: Callable[[str], SimulatedPod | None] = lambda _: None
-        self._small_steps = 0.0
+        self._small_steps = self._set_back = 0.0
         self._holders: dict[str, Holder] = {}
         self._expired: set[tuple[str, str]] = set()
         self._heartbeat_at_ms = self._resumed_at = self._back_at = self._cut_at = float("-inf")
@@ -81,6 +81,7 @@ class AnnouncementWatch:
         """Note a step of the server's clock."""
         if abs(seconds) < GAP_SECONDS:
             self._small_steps += max(seconds, 0.0)
+            self._set_back += max(-seconds, 0.0)
         self._is_back = True
 
     def on_command(self, name: str, args: Sequence[str], reply: Any) -> None:
@@ -140,7 +141,9 @@ class AnnouncementWatch:
         self._heartbeat_at_ms = self._keyspace.now_ms()
         if self._is_back:  # the first heartbeat that can see that the clock or the data went back
             self._back_at, self._is_back = now, False
-        silent = [one for one in self._holders.values() if self._silence(one) >= TTL_SECONDS / 2 + MARGIN_SECONDS]
+        # To a clock that was set back, a silence seems shorter by that.
+        certain = TTL_SECONDS / 2 + MARGIN_SECONDS + self._set_back
+        silent = [one for one in self._holders.values() if self._silence(one) >= certain]
         are_many = len(silent) > FEW_SILENT and len(silent) > max(len(self._listed_at), len(self._holders)) / 2
         for url in self._scores(self._keys.departing):
             self._judge_expiry(url, are_many=are_many)
