@@ -16,7 +16,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from tests.support.model.values import Anything, Fields, Number, Sum, Value, exact, session_of
+from tests.support.model.values import Anything, AnyTime, Fields, Number, Sum, Value, exact, session_of
 
 ORIGIN = "0-0"
 OPTIONAL = ("health_check_path", "health_check_port")
@@ -234,7 +234,7 @@ class Keyspace:
             "spare:answered": ready.answered,
             "leader": self.leader,
             "routers": self.routers,
-            "moved": dict.fromkeys(self.moved, Anything()),
+            "moved": dict.fromkeys(self.moved, AnyTime()),
             "queue": self.queue,
             "events": [{"id": event_id, **fields} for event_id, fields in self.events],
             **{f"replica:{url}": fields for url, fields in self.hashes.items()},
