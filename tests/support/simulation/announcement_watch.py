@@ -9,11 +9,10 @@ from typing import Any
 
 from shared_registry.store.keys import Keys
 from tests.support.simulation.keyspace import Hash, Keyspace, SortedSet
-from tests.support.simulation.pods import RECOVERY_SECONDS, TTL_SECONDS, SimulatedPod
+from tests.support.simulation.pods import FEW_SILENT, RECOVERY_SECONDS, TTL_SECONDS, SimulatedPod
 
 GAP_SECONDS = 2.5
 """A longer gap between the heartbeats of all routers is an outage."""
-FEW_SILENT = 3
 MARGIN_SECONDS = 0.05
 PUTTING_BACK = ("restore_leases", "take_over_lease")
 """Commands that bring leases back to replicas that are out of service."""

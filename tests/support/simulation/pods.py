@@ -25,6 +25,8 @@ DRAIN_SECONDS = (0.0, 1.0, 8.0)
 RECOVERY_SECONDS = 3.0
 """Within which a heartbeat of a pod arrives after a fault: the time limit of a call, and a pause."""
 TWINS = "twin of "
+FEW_SILENT = 3
+"""If more than these, and more than half, send no heartbeats, those that probes reach stay."""
 
 
 @functools.cache
@@ -305,14 +307,22 @@ class Pods:
 def wrong_pods(world: World, records: dict[str, ReplicaRecord]) -> list[str]:
     """Return what does not hold of the addresses of pods, some time after the last fault."""
     problems = []
+    silent = _silent_together(world, records)
     for url in world.pods.urls():
         record, programs = records.get(url), world.pods.at(url)
-        if not programs:
+        if not programs and url not in silent:
             if record is not None and (_is_in_service(record) or record.in_flight == 0):
                 problems.append(f"{url} is listed, although nothing announces it: {record}")
-        else:
+        elif programs:
             problems += _wrong_holder(world, programs, record)
     return problems
+
+
+def _silent_together(world: World, records: dict[str, ReplicaRecord]) -> set[str]:
+    """Return addresses that stay listed because most are silent, and something answers there; see lua/lib/expiry.lua."""
+    listed = {url for url in world.pods.urls() if (record := records.get(url)) is not None and _is_in_service(record)}
+    silent = {url for url in listed if not world.pods.at(url) and world.pods.answers(url)}
+    return silent if len(silent) > FEW_SILENT and len(silent) > len(listed) / 2 else set()
 
 
 def _wrong_holder(world: World, programs: list[SimulatedPod], record: ReplicaRecord | None) -> list[str]:
