@@ -319,7 +319,7 @@ def wrong_pods(world: World, records: dict[str, ReplicaRecord]) -> list[str]:
 
 
 def _silent_together(world: World, records: dict[str, ReplicaRecord]) -> set[str]:
-    """Return addresses that stay listed because most are silent, and something answers there; see lua/lib/expiry.lua."""
+    """Return addresses that stay listed: most are silent, and something answers there; see lua/lib/expiry.lua."""
     listed = {url for url in world.pods.urls() if (record := records.get(url)) is not None and _is_in_service(record)}
     silent = {url for url in listed if not world.pods.at(url) and world.pods.answers(url)}
     return silent if len(silent) > FEW_SILENT and len(silent) > len(listed) / 2 else set()
