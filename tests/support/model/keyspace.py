@@ -271,6 +271,7 @@ class Keyspace:
             *(f"affinity:{session}" for session in self.fading),
             *(f"sequence:{session}" for session in self.places),
             *(["leader"] if self.leader else []),
+            *(["moved"] if self.moved else []),
         }
 
     # --- what several commands do ---
