@@ -222,7 +222,7 @@ async def test_a_replica_whose_result_waits_is_not_probed_again(clock: FakeClock
 
 
 async def test_new_replicas_wait_until_reports_keep_up(clock: FakeClock) -> None:
-    """Otherwise their results would be too old when their turn comes, and their probes in vain."""
+    """Otherwise their results would be too old when their turn comes, and their probes wasted."""
     cluster = Cluster(clock, 3_000)
     cluster.latency = 0.1
     async with leading(clock, cluster, concurrency=64) as leader:
@@ -238,7 +238,7 @@ async def test_new_replicas_wait_until_reports_keep_up(clock: FakeClock) -> None
         await clock.run_until(lambda: all(cluster.status(number).value == "healthy" for number in range(3_000)))
         first = {key: at for at, key in reversed(leader.probe.starts)}
         again = [key for at, key in leader.probe.starts if 0 < at - first[key] < INTERVAL / 2 - 0.2]
-        assert again == [], "nothing is probed in vain"
+        assert again == [], "no probe is wasted"
 
 
 async def test_settled_replicas_are_probed_while_new_ones_wait(clock: FakeClock) -> None:
