@@ -111,7 +111,7 @@ async def test_the_next_in_the_queue_gets_the_slot(
                 assert (await late.next())[1]["code"] == "saturated"
 
 
-async def test_a_client_that_goes_at_the_grant_frees_its_slot_soon(
+async def test_a_client_going_at_the_grant_frees_its_slot_soon(
     start_with_admin: StartRouter, admin_of: AdminOf, backend: Backend
 ) -> None:
     router, _ = await serving(start_with_admin, admin_of, backend.url)
