@@ -36,6 +36,7 @@ class AnnouncementMemory:
     """What a copy of the data would know."""
 
     holders: dict[str, Holder]
+    expired: set[tuple[str, str]]
     heartbeat_at_ms: float
     resumed_at: float
 
@@ -65,11 +66,13 @@ class AnnouncementWatch:
 
     def memory(self) -> AnnouncementMemory:
         """Return what a copy of the data made now would know."""
-        return AnnouncementMemory(dict(self._holders), self._heartbeat_at_ms, self._resumed_at)
+        return AnnouncementMemory(dict(self._holders), set(self._expired), self._heartbeat_at_ms, self._resumed_at)
 
     def go_back(self, memory: AnnouncementMemory | None) -> None:
         """Forget what a copy of the data does not know; with `None`, everything."""
         self._holders = {} if memory is None else dict(memory.holders)
+        # To a clock that is behind, a replica may expire again in the same millisecond.
+        self._expired = set() if memory is None else set(memory.expired)
         self._heartbeat_at_ms = float("-inf") if memory is None else memory.heartbeat_at_ms
         self._resumed_at = float("-inf") if memory is None else memory.resumed_at
         self._is_back = True
