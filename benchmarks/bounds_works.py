@@ -10,7 +10,7 @@ from benchmarks.bounds_namespace import CAPACITY, Namespace, lease_ids, session
 from shared_registry.admin.check import Violation, find_violations
 from shared_registry.admin.repair import repair
 from shared_registry.leader.ramps import URLS_AT_ONCE as RAMPS_AT_ONCE
-from shared_registry.leader.reports import RESULTS_AT_ONCE
+from shared_registry.leader.unreported import RESULTS_AT_ONCE
 from shared_registry.leases.reconciliation import RESTORED_AT_ONCE
 from shared_registry.mirror.restoration import ENTRIES_AT_ONCE
 from shared_registry.model import (

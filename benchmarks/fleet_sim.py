@@ -18,6 +18,8 @@ import argparse
 import asyncio
 import contextlib
 import itertools
+import math
+import random
 import sys
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -29,8 +31,12 @@ from benchmarks.idle import Traffic
 from benchmarks.namespace import NAMESPACE, PATIENCE_SECONDS, client_of, distant_urls
 from benchmarks.processes import Child
 from shared_registry import RouterConfig
+from shared_registry.aio.clock import SystemClock
 from shared_registry.embedded import EmbeddedServer
-from shared_registry.leader.reports import RESULTS_AT_ONCE
+from shared_registry.leader.authority import Mandate
+from shared_registry.leader.election import StandAside
+from shared_registry.leader.reports import Predecessors, Reports
+from shared_registry.leader.unreported import RESULTS_AT_ONCE
 from shared_registry.mirror.mirror import REPLICAS_A_SECOND
 from shared_registry.model import ProbeResult, ReplicaEndpoint, Source, Term, Thresholds
 from shared_registry.store.answers import new_token
@@ -89,31 +95,55 @@ ADDED_UP = frozenset(NAMES) - {"longest_script_ms", "longest_turn_ms", "all_mirr
 
 
 class Leader:
-    """Reports on all replicas as a leader does that probes them."""
+    """Reports on all replicas as a leader does that probes them. It is the authority of its reports, for ever."""
+
+    is_current = True
+    ends_at = math.inf
 
     def __init__(self, store: Store, incarnations: dict[str, str]) -> None:
         self._store = store
         self._incarnations = incarnations
-        self._term: Term
         self._token = new_token()
         self._batches = itertools.count(1)
+        self.mandate: Mandate
         self.down: frozenset[str] = frozenset()
+        rng, clock = random.Random(), SystemClock()
+        predecessors = Predecessors(router="simulator", clock=clock)
+        self._reports = Reports(
+            store.report,
+            self,
+            Thresholds(1, 1),
+            predecessors=predecessors,
+            on_progress=lambda: None,
+            clock=clock,
+            rng=rng,
+        )
 
     async def campaign(self) -> None:
         """Become the leader."""
         elected = await self._store.campaign(self._token, lease_seconds=600.0, seen_epoch=0)
         if not isinstance(elected, Elected):
             raise TypeError("somebody else leads")
-        self._term = Term(elected.epoch, self._token)
+        self.mandate = Term(elected.epoch, self._token)
+
+    def covers(self, key: str) -> bool:
+        """See `Authority`."""
+        return key in self._incarnations
+
+    def next_batch(self, mandate: Mandate) -> int:  # noqa: ARG002  there is one
+        """See `Authority`."""
+        return next(self._batches)
+
+    def stand_aside(self, complaint: str, *, is_contradicted: bool = False) -> None:
+        """See `Authority`."""
+        raise StandAside(complaint, is_contradicted=is_contradicted)
 
     async def report(self, keys: Sequence[str]) -> None:
         """Report a result for each of these replicas."""
-        results = [ProbeResult(key, self._incarnations[key], 1.0, "down" if key in self.down else None) for key in keys]
-        while results:
-            report = await self._store.report(
-                self._term, next(self._batches), results[:RESULTS_AT_ONCE], Thresholds(1, 1)
-            )
-            results = results[report.done :]
+        for key in keys:
+            result = ProbeResult(key, self._incarnations[key], 1.0, "down" if key in self.down else None)
+            self._reports.add(result, self.mandate, good_seconds=PATIENCE_SECONDS)
+        await self._reports.send_all()
 
     async def run(self, interval_seconds: float) -> None:
         """Report all in each interval, evenly, until cancelled."""

@@ -8,7 +8,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any
 
-from shared_registry.leader.reports import RESULTS_AT_ONCE
+from shared_registry.leader.unreported import RESULTS_AT_ONCE
 from shared_registry.model import ORIGIN, EventKind, ProbeResult, ReplicaEndpoint, Source, Term, Thresholds
 from shared_registry.store.answers import new_token
 from shared_registry.store.client import Client, Clients, connect

@@ -17,7 +17,7 @@ from redis import Redis
 from benchmarks.namespace import PATIENCE_SECONDS, client_of, fill
 from benchmarks.rows import Row, Target
 from shared_registry.embedded import EmbeddedServer
-from shared_registry.leader.reports import RESULTS_AT_ONCE
+from shared_registry.leader.unreported import RESULTS_AT_ONCE
 from shared_registry.model import ProbeResult, RouterInfo, Term, Thresholds
 from shared_registry.store.answers import new_token
 from shared_registry.store.client import Clients

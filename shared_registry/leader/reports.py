@@ -12,21 +12,15 @@ import asyncio
 import logging
 import random
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
 
 from shared_registry.aio.backoff import Backoff
 from shared_registry.aio.clock import Clock, wait_until
 from shared_registry.errors import Fenced, KeyConflict, StoreError
 from shared_registry.leader.authority import Authority, Mandate
+from shared_registry.leader.unreported import Finding, Unreported
 from shared_registry.model import Event, EventKind, ProbeResult, Share, Thresholds
 from shared_registry.probing.peer import Handled
 
-RESULTS_AT_ONCE = 60
-BEHIND = 2 * RESULTS_AT_ONCE
-"""From how many results on that wait, replicas are not probed whose result would have to wait, too.
-
-They do not include those of settled replicas where these might keep others waiting for ever.
-"""
 REPORT_INTERVAL_SECONDS = 0.1
 IDLE_SECONDS = 0.5
 """How often the end of the authority is looked for while there is nothing to report."""
@@ -66,19 +60,6 @@ class Predecessors:
         self._until = self._clock.monotonic()
 
 
-@dataclass(frozen=True, slots=True)
-class _Found:
-    """A result, the mandate under which its probe began, and until when it says something about the replica.
-
-    `is_awaited` is whether the replica was not healthy when its probe began.
-    """
-
-    result: ProbeResult
-    mandate: Mandate
-    good_until: float
-    is_awaited: bool
-
-
 class Reports:
     """The results of one authority that Redis does not have yet. Only one `run` at a time.
 
@@ -103,11 +84,9 @@ class Reports:
         self._predecessors = predecessors
         self._clock = clock
         self._backoff = Backoff(first_seconds=REPORT_INTERVAL_SECONDS, rng=rng)
-        self._results: list[_Found] = []
+        self._results = Unreported()
         self._has_come = asyncio.Event()
-        self._waiting: set[str] = set()
-        self._awaited = 0
-        self._batch: Sequence[_Found] = ()
+        self._batch: Sequence[Finding] = ()
         self._number = 0
         self._ends_at: float | None = None  # as of the last failure in a row
         self._confirmations = 0
@@ -122,9 +101,7 @@ class Reports:
             good_seconds: The result is dropped if Redis does not take it within that time.
             is_awaited: Whether the replica was not healthy when the probe began.
         """
-        self._results.append(_Found(result, mandate, self._clock.monotonic() + good_seconds, is_awaited))
-        self._waiting.add(result.key)
-        self._awaited += is_awaited
+        self._results.add(Finding(result, mandate, self._clock.monotonic() + good_seconds, is_awaited))
         self._has_come.set()
 
     def is_behind(self, key: str) -> bool:
@@ -132,17 +109,17 @@ class Reports:
 
         Another probe would then find out nothing that could be reported sooner, and would delay the reports further.
         """
-        return len(self._results) > BEHIND and key in self._waiting
+        return self._results.is_behind(key)
 
     @property
     def is_full(self) -> bool:
         """Whether many results of replicas that are not healthy wait. Another one might be too old in its turn."""
-        return self._awaited > BEHIND
+        return self._results.is_full
 
     def discard(self) -> None:
         """Forget all results."""
-        self._results, self._batch = [], ()
-        self._count_waiting()
+        self._results.clear()
+        self._batch = ()
 
     async def run(self) -> None:
         """Send results as they come, as long as the authority is current. The first one waits for others a moment.
@@ -166,7 +143,7 @@ class Reports:
 
     async def _has_work(self) -> bool:
         """Return whether results wait already; otherwise wait for the first one, for some time."""
-        if self._results or self._batch:
+        if self._results.is_waiting or self._batch:
             return True
         self._has_come.clear()
         until = min(self._clock.monotonic() + IDLE_SECONDS, self._authority.ends_at)
@@ -182,54 +159,45 @@ class Reports:
             StoreError: Not all results arrived. The next call goes on where this one ended.
             Fenced: Another router is the leader.
         """
-        while self._authority.is_current:
-            self._drop_old()
-            if not self._batch and not self._results:
-                return
-            if not self._batch:
-                self._fill_batch()
+        while self._authority.is_current and self._has_batch():
             batch, mandate = self._batch, self._batch[0].mandate
             try:
                 report = await self._send(mandate, self._number, [one.result for one in batch], self._thresholds)
             except Fenced:
                 if not isinstance(mandate, Share):
                     raise
-                self._batch = ()
+                self._end_batch(len(batch))
                 continue
-            self._batch = ()
-            self._results[:0] = batch[report.done :] if report.done else ()
-            self._count_waiting()
+            self._end_batch(report.done or len(batch))
             self._note_success()
             self._on_progress()
 
-    def _count_waiting(self) -> None:
-        self._waiting = {one.result.key for one in self._results}
-        self._awaited = sum(one.is_awaited for one in self._results)
+    def _has_batch(self) -> bool:
+        """Make the next batch, if there is none, of results that say something about the present.
 
-    def _fill_batch(self) -> None:
-        mandate = self._results[0].mandate
-        same = [one for one in self._results if one.mandate == mandate]
-        others = [one for one in self._results if one.mandate != mandate]
-        self._batch = same[:RESULTS_AT_ONCE]
-        self._results = [*same[RESULTS_AT_ONCE:], *others]
-        self._number = self._authority.next_batch(mandate)
-
-    def _drop_old(self) -> None:
-        """Drop what says nothing about the present: a replica may have come back since, or be another one.
-
-        Of a batch without a reply nothing else may be sent under its number, so all of it is dropped.
+        Of others a replica may have come back since, or be another one. Of a batch without a reply nothing else may be
+        sent under its number, so all of it is dropped with its first old result.
         """
         now = self._clock.monotonic()
-        before = len(self._results) + len(self._batch)
-        self._results = [one for one in self._results if now <= one.good_until]
         if any(now > one.good_until for one in self._batch):
+            self._drop(self._batch)
             self._batch = ()
-        dropped = before - len(self._results) - len(self._batch)
-        if dropped:
-            self._count_waiting()
-        if dropped and not self._dropped:
+        while not self._batch and (taken := self._results.take()):
+            self._drop([one for one in taken if now > one.good_until])
+            self._batch = [one for one in taken if now <= one.good_until]
+            if self._batch:
+                self._number = self._authority.next_batch(self._batch[0].mandate)
+        return bool(self._batch)
+
+    def _end_batch(self, done: int) -> None:
+        self._results.end(self._batch, done)
+        self._batch = ()
+
+    def _drop(self, old: Sequence[Finding]) -> None:
+        self._results.forget(old)
+        if old and not self._dropped:
             logger.warning("probing: Redis takes no probe results; they are dropped when they are too old")
-        self._dropped += dropped
+        self._dropped += len(old)
 
     def _note_success(self) -> None:
         if self._dropped:

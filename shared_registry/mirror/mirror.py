@@ -55,12 +55,16 @@ from shared_registry.model import (
 )
 from shared_registry.selection.view import View
 from shared_registry.store.reader import Gap, Head, Reader, Snapshot
+from shared_registry.store.reads import ENTRIES_AT_ONCE
 
 HISTORY, MISSED, REPAIRED, DAMAGED = "history", "missed", "repaired", "damaged"
 EMPTY = "the namespace is empty: Redis lost its data, and no router has begun anew yet"
 RECORDS_AT_ONCE = 100
 EVENTS_AT_ONCE = 20
 """How many records and events the view takes over in one go. More cost little less for each, and delay sessions."""
+BURST_EVENTS = 10
+BURST_SECONDS = 0.02
+"""After so many events at once, more are let come for so long. In a burst most of the cost is that of many reads."""
 REPLICAS_A_SECOND = 2000
 """How many replicas refreshes read a second at most. More would take a large part of a core for what changes little."""
 logger = logging.getLogger(__name__)
@@ -343,7 +347,10 @@ class Mirror:
         while True:
             if self._clock.monotonic() - self._polled_at >= self._refresh_seconds:
                 await self._poll()
-            await self._advance(await self._reader.wait_events(after=self.revision, seconds=self._refresh_seconds))
+            events = await self._reader.wait_events(after=self.revision, seconds=self._refresh_seconds)
+            await self._advance(events)
+            if BURST_EVENTS <= len(events) < ENTRIES_AT_ONCE:
+                await self._clock.sleep(BURST_SECONDS)
 
     async def _poll(self) -> None:
         expected = self._own_writes.pending()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from shared_registry.errors import Fenced, StoreUnavailable
-from shared_registry.leader.reports import BEHIND, RESULTS_AT_ONCE
+from shared_registry.leader.unreported import BEHIND, RESULTS_AT_ONCE
 from tests.support.fake_clock import FakeClock
 from tests.support.leading_router import INTERVAL, Cluster, Leader, leading, url_of
 

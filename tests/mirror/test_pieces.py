@@ -9,10 +9,14 @@ import pytest
 
 from shared_registry.aio import breath
 from shared_registry.mirror import mirror as mirror_module
+from shared_registry.mirror.mirror import BURST_EVENTS, BURST_SECONDS
 from shared_registry.model import Removal, ReplicaHealth, ReplicaRecord, ReplicaStatus
 from shared_registry.selection import Selection, policy_names
 from shared_registry.selection.view import AT_ONCE, View
 from tests.support.choices import record, shown, url
+from tests.support.fake_clock import FakeClock
+from tests.support.mirroring_router import MirroringRouter
+from tests.support.scripted_reader import History
 
 UNHEALTHY = ReplicaStatus.UNHEALTHY
 
@@ -85,3 +89,27 @@ def test_a_ramp_of_many_is_settled_in_steps() -> None:
     while not view.settle():
         pass
     assert set(view.selection._levels[1].weights()) == {1.0}, "if all ramp up, the result is as without ramps"
+
+
+async def test_in_a_burst_one_read_brings_what_many_reports_wrote(
+    router: MirroringRouter, history: History, clock: FakeClock
+) -> None:
+    for _ in range(BURST_EVENTS):
+        history.change(1)
+    await clock.advance(BURST_SECONDS / 4)
+    assert router.is_equal, "the first ones come at once"
+    reads = router.reader.count("wait_events")
+    for _ in range(5):
+        history.change(2)
+        await clock.advance(BURST_SECONDS / 8)
+    assert router.reader.count("wait_events") == reads, "others are let come"
+    await clock.advance(BURST_SECONDS)
+    assert router.is_equal
+    assert router.reader.count("wait_events") == reads + 2, "one for those, and one for the next"
+
+
+async def test_single_changes_are_read_at_once(router: MirroringRouter, history: History, clock: FakeClock) -> None:
+    for number in range(BURST_EVENTS):
+        history.change(1 + number % 3)
+        await clock.advance(BURST_SECONDS / 100)
+        assert router.is_equal
