@@ -23,7 +23,6 @@ from shared_registry.model.probes import (
 from shared_registry.model.replicas import (
     LEAST_RAMP_SHARE,
     NO_DOUBT,
-    RECORD_DEFAULTS,
     AdminState,
     Doubt,
     Removal,
@@ -34,8 +33,10 @@ from shared_registry.model.replicas import (
     ReplicaStatus,
     Source,
     is_discovered,
+    make_endpoint,
+    make_health,
+    make_record,
     read_source,
-    record_of,
 )
 from shared_registry.model.revisions import ORIGIN, is_later
 from shared_registry.model.routers import Leader, RouterInfo, RouterRecord, Term
@@ -47,7 +48,6 @@ __all__ = [
     "NO_EJECTION",
     "NO_LABELS",
     "ORIGIN",
-    "RECORD_DEFAULTS",
     "SEVERAL_CLIENTS",
     "AdminState",
     "ConnectedSessions",
@@ -79,8 +79,10 @@ __all__ = [
     "Thresholds",
     "is_discovered",
     "is_later",
+    "make_endpoint",
+    "make_health",
+    "make_record",
     "planned_prober",
     "prober_of",
     "read_source",
-    "record_of",
 ]

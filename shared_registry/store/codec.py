@@ -12,8 +12,6 @@ from typing import Any, TypeVar
 
 from shared_registry.errors import KeyConflict
 from shared_registry.model import (
-    NO_DOUBT,
-    RECORD_DEFAULTS,
     Doubt,
     Event,
     EventKind,
@@ -26,9 +24,11 @@ from shared_registry.model import (
     ReplicaRecord,
     RouterInfo,
     RouterRecord,
-    record_of,
+    make_endpoint,
+    make_health,
+    make_record,
 )
-from shared_registry.store.replica_fields import HELD_BY, removed_fields, restored_fields
+from shared_registry.store.replica_fields import FIELDS, removed_fields, restored_fields
 
 T = TypeVar("T")
 
@@ -49,52 +49,80 @@ def parse_record(key: str, fields: Mapping[str, str], revision: str | None = Non
     Raises:
         KeyConflict: A field is missing or malformed.
     """
-    texts = fields if revision is None else {**fields, "revision": revision}
     try:
-        endpoint, health, doubt, rest = _parts(texts)
+        values, doubt = _values(fields, revision)
     except (KeyError, ValueError):
         # The slower way finds and names the wrong field. It is only used after an error, because thousands of replicas
         # may be read at once.
+        texts = fields if revision is None else {**fields, "revision": revision}
         read = _Fields(f"replica {key}", texts)
-        endpoint, health, doubt, rest = (
-            {one.attribute: read(one.name, one.form.read) for one in fields if one.is_required or one.name in texts}
-            for fields in HELD_BY.values()
-        )
-    if rest.get("admin_by_at") != rest.get("admin_since"):
+        for field in FIELDS:
+            if field.is_required or field.name in texts:
+                read(field.name, field.form.read)
+        raise
+    if values[_ADMIN_BY_AT] != values[_ADMIN_SINCE]:
         # A program of an earlier version set another state since, and wrote no author.
-        rest.pop("admin_by", None)
-        rest.pop("admin_by_at", None)
-    if endpoint["url"] == key:
-        endpoint["url"] = key  # the same text once in memory
-    rest["key"], rest["endpoint"], rest["health"] = key, ReplicaEndpoint(**endpoint), ReplicaHealth(**health)
-    rest["doubt"] = Doubt(**doubt) if doubt else NO_DOUBT
-    return record_of(map(rest.get, RECORD_DEFAULTS, RECORD_DEFAULTS.values()))
+        values[_ADMIN_BY], values[_ADMIN_BY_AT] = "", None
+    if values[_URL] == key:
+        values[_URL] = key  # the same text once in memory
+    values[_KEY] = key
+    values[_ENDPOINT], values[_HEALTH] = make_endpoint(values[:_HEALTH_AT]), make_health(values[_HEALTH_AT:_RECORD_AT])
+    if doubt:
+        values[_DOUBT] = Doubt(**doubt)
+    return make_record(values[_RECORD_AT:])
 
 
-_PLACES = {
-    field.name: (part, field.attribute, None if field.form.read is str else field.form.read)
-    for part, fields in enumerate(HELD_BY.values())
-    for field in fields
+_DEFAULTS = [*make_endpoint.defaults.values(), *make_health.defaults.values(), *make_record.defaults.values()]
+"""The attributes of an endpoint, of a health and of a record, one after the other."""
+_HEALTH_AT = len(make_endpoint.defaults)
+_RECORD_AT = _HEALTH_AT + len(make_health.defaults)
+_IN_DOUBT = -1
+_AT = {
+    ReplicaEndpoint: {name: at for at, name in enumerate(make_endpoint.defaults)},
+    ReplicaHealth: {name: at for at, name in enumerate(make_health.defaults, _HEALTH_AT)},
+    ReplicaRecord: {name: at for at, name in enumerate(make_record.defaults, _RECORD_AT)},
 }
-"""For each field: the number of the part of a record that has it, the attribute, what reads it unless it is text."""
-_REQUIRED = frozenset(field.name for fields in HELD_BY.values() for field in fields if field.is_required)
+_PLACES = {
+    field.name: (
+        _IN_DOUBT if field.holder is Doubt else _AT[field.holder][field.attribute],
+        field.attribute,
+        None if field.form.read is str else field.form.read,
+    )
+    for field in FIELDS
+}
+"""For each field: its place among the attributes, the attribute, and what reads it unless it is text."""
+_REQUIRED = frozenset(field.name for field in FIELDS if field.is_required)
+_REQUIRED_IN_EVENTS = _REQUIRED - {"revision"}
+_URL, _REVISION = _AT[ReplicaEndpoint]["url"], _AT[ReplicaRecord]["revision"]
+_KEY, _ENDPOINT, _HEALTH, _DOUBT = (_AT[ReplicaRecord][name] for name in ("key", "endpoint", "health", "doubt"))
+_ADMIN_SINCE, _ADMIN_BY, _ADMIN_BY_AT = (
+    _AT[ReplicaRecord][name] for name in ("admin_since", "admin_by", "admin_by_at")
+)
 
 
-def _parts(texts: Mapping[str, str]) -> tuple[dict[str, Any], ...]:
-    """Return the attributes of each part of a record. Missing optional fields are left to the model's defaults.
+def _values(texts: Mapping[str, str], revision: str | None) -> tuple[list[Any], dict[str, Any]]:
+    """Return the attributes as in `_DEFAULTS`, and those of the doubt. Missing optional fields have the defaults.
 
     Raises:
         KeyError: A field is missing.
         ValueError: A field is malformed.
     """
-    parts: tuple[dict[str, Any], ...] = ({}, {}, {}, {})
+    values, doubt = _DEFAULTS.copy(), {}
+    place_of = _PLACES.get
     for name, text in texts.items():
-        if place := _PLACES.get(name):
-            part, attribute, read = place
-            parts[part][attribute] = text if read is None else read(text)
-    if not texts.keys() >= _REQUIRED:
+        place = place_of(name)
+        if place is not None:
+            at, attribute, read = place
+            value = text if read is None else read(text)
+            if at == _IN_DOUBT:
+                doubt[attribute] = value
+            else:
+                values[at] = value
+    if revision is not None:
+        values[_REVISION] = revision
+    if not texts.keys() >= (_REQUIRED if revision is None else _REQUIRED_IN_EVENTS):
         raise KeyError
-    return parts
+    return values, doubt
 
 
 def parse_event(event_id: str, fields: Mapping[str, str]) -> Event:
