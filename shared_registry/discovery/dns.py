@@ -32,8 +32,6 @@ LOOKUP_SECONDS = 5.0
 """How long all servers together may take for one record."""
 LONGEST_TTL_SECONDS = 30.0
 """A longer time to live is not waited for, because few zones mean it."""
-MOST_TARGETS = 1000
-"""The most names that SRV records may have."""
 LOOKUPS_AT_ONCE = 32
 
 
@@ -92,7 +90,7 @@ class DnsSource:
         services = await self._records(resolver, self._rule.host, "SRV")
         if not services.texts:
             return _answer([], [services], self._rule.host)
-        targets = [(words[3], int(words[2])) for words in (text.split() for text in services.texts[:MOST_TARGETS])]
+        targets = [(words[3], int(words[2])) for words in (text.split() for text in services.texts)]
         names = sorted({name for name, _ in targets if name != "."})
         addresses = await asyncio.gather(*(self._addresses(resolver, name) for name in names))
         known = dict(zip(names, addresses, strict=True))

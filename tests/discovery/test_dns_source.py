@@ -123,6 +123,13 @@ async def test_srv_records_bring_their_ports(names: DnsServer) -> None:
     assert urls(await ask(names, record="srv", port=9)) == ["http://127.0.0.1:9"]
 
 
+async def test_all_of_many_srv_records_count(names: DnsServer) -> None:
+    """As many as an answer can have: servers say them in any order, so none may be left out."""
+    ports = range(8000, 9800)
+    names.records = {(NAME, "SRV"): [f"0 0 {port} a." for port in ports], ("a", "A"): ["127.0.0.1"]}
+    assert urls(await ask(names, record="srv", port=None)) == [f"http://127.0.0.1:{port}" for port in ports]
+
+
 async def test_an_srv_target_without_address_makes_the_answer_partial(names: DnsServer) -> None:
     names.records = {
         (NAME, "SRV"): ["0 0 8001 a.example.", "0 0 8002 b.example."],
