@@ -8,6 +8,7 @@ if it has not changed again, so that one that is being written is not read by ha
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 from collections.abc import AsyncGenerator
 from pathlib import Path
 
@@ -69,17 +70,20 @@ class FileSource:
                 check.cancel()
 
     async def _check(self) -> SourceAnswer:
-        """Return what the file says; read it if that is not known, or has changed."""
+        """Return what the file says; read it if that is not known, or has changed.
+
+        What was read may be half of a file. So while the file changes, or has changed since, nothing has vanished.
+        """
         stamp = await call_in_daemon_thread(lambda: stamp_of(self._path))
-        is_changed = stamp != self._read_stamp and stamp == self._seen_stamp
+        is_settled = stamp == self._seen_stamp
         self._seen_stamp = stamp
-        if self._answer is None or is_changed:
+        if self._answer is None or (is_settled and stamp != self._read_stamp):
             try:
                 self._answer, self._read_stamp = await call_in_daemon_thread(self._read), stamp
             except OSError as error:  # the next check tries again, also if the file does not change
                 failure = f"{self._path} cannot be read: {error.strerror or error}"
                 self._answer, self._read_stamp = SourceAnswer(failure=failure), None
-        return self._answer
+        return dataclasses.replace(self._answer, is_partial=not is_settled)
 
     def _read(self) -> SourceAnswer:
         """Return what the file says now.

@@ -49,7 +49,8 @@ async def test_a_file_has_replicas_as_the_config_has_them(tmp_path: Path, text: 
 async def test_a_file_may_say_that_there_is_no_replica(tmp_path: Path) -> None:
     path = tmp_path / "replicas.yaml"
     path.write_text("replicas: []\n")
-    assert await answer_of(path) == SourceAnswer()
+    async with asked(path) as answers:
+        assert [await anext(answers), await anext(answers)] == [SourceAnswer(is_partial=True), SourceAnswer()]
 
 
 @pytest.mark.parametrize(
@@ -114,9 +115,25 @@ async def test_a_file_is_not_read_while_it_is_written(tmp_path: Path) -> None:
         assert len((await anext(answers)).found) == 2
         for number in range(3, 30):  # the file grows between any two checks
             path.write_text("".join(f"- http://127.0.0.{at}:8000\n" for at in range(3, number + 1)))
-            assert len((await anext(answers)).found) == 2
-        while len((await anext(answers)).found) != 27:
-            pass
+            answer = await anext(answers)
+            assert (len(answer.found), answer.is_partial) == (2, True)
+        while len((answer := await anext(answers)).found) != 27:
+            assert answer.is_partial
+        assert not answer.is_partial
+
+
+async def test_half_a_file_at_the_start_is_partial(tmp_path: Path) -> None:
+    path = tmp_path / "replicas.yaml"
+    path.write_text(GOOD)
+    async with asked(path) as answers, asyncio.timeout(30):
+        for number in range(20):  # a leader's term begins while the file is written
+            answer = await anext(answers)
+            assert (len(answer.found), answer.is_partial) == (2, True)
+            path.write_text(GOOD + "# more to come\n" * (number + 1))
+        path.write_text(GOOD + "- http://127.0.0.3:8000\n")
+        while len((answer := await anext(answers)).found) != 3:
+            assert answer.is_partial
+        assert not (await anext(answers)).is_partial
 
 
 async def test_a_read_that_hangs_is_a_failure_until_it_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
