@@ -21,12 +21,16 @@ HELP_COLUMNS = 80
 LONGEST_NAME = 2
 """The most words of a command's name, as in `config show`."""
 INTERRUPTED = 130
+FIRST_PROCESS = 1
+SIGNALLED = 128
 COMPLETION = "_SHARED_REGISTRY_COMPLETE"
 """The variable with which a shell asks for completions."""
 
 
 def main() -> None:
     """Run the command, or say how to install it."""
+    if os.getpid() == FIRST_PROCESS:
+        _end_by_signals()
     try:
         if sys.argv[1:] == ["--version"]:
             _print(f"shared-registry {__version__}\n")
@@ -44,6 +48,21 @@ def main() -> None:
     except MissingExtra as error:
         sys.stderr.write(f"error: {error}\n")
         sys.exit(2)
+
+
+def _end_by_signals() -> None:
+    """Let signals end the first process of a container, as they end any other, until it handles them itself.
+
+    The system drops a signal that the first process does not handle: a pod that is stopped while it starts would go on.
+    """
+    import signal  # noqa: PLC0415  slow to import, and seldom needed
+
+    def end(number: int, _: object) -> None:
+        os._exit(SIGNALLED + number)
+
+    for number in (signal.SIGTERM, signal.SIGQUIT):
+        if signal.getsignal(number) is signal.SIG_DFL:
+            signal.signal(number, end)
 
 
 def _help() -> str:

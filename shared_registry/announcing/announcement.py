@@ -90,6 +90,7 @@ class Announcement:
         self._trouble = ""
         self._was_announced = False
         self._is_leaving = False
+        self._has_withdrawn = False
         self._in_flight = 0
         self._task: asyncio.Task[None] | None = None
 
@@ -165,7 +166,12 @@ class Announcement:
         await self._outsider.close()
 
     async def withdraw(self) -> None:
-        """Deregister the replica at once, and send no heartbeats any more. A failure is logged: routers expire it."""
+        """Deregister the replica at once, and send no heartbeats any more. A failure is logged: routers expire it.
+
+        It is tried once.
+        """
+        if self._has_withdrawn:
+            return
         self._is_leaving = True
         task = self._task
         if task is not None:
@@ -178,6 +184,7 @@ class Announcement:
         else:
             if reply.result is Withdrawn.REMOVED:
                 logger.info("announcement: %s is deregistered", self._key)
+        self._has_withdrawn = True
         self._is_held.clear()
 
     async def _run(self) -> None:

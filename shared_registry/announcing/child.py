@@ -17,6 +17,8 @@ FORWARDED = tuple(
 """Signals that are passed on to the child and mean nothing to the program that announces it."""
 SIGNALLED = 128
 POLL_SECONDS = 0.05
+ORPHANS_SECONDS = 5.0
+FIRST_PROCESS = 1
 
 
 class ReplicaChild:
@@ -58,7 +60,12 @@ class ReplicaChild:
 
     async def wait(self) -> int:
         """Wait for its end. Return its exit code; 128 and the signal's number if a signal ended it, as shells do."""
-        code = await self._process.wait()
+        inheriting = asyncio.create_task(self._take_in_orphans()) if os.getpid() == FIRST_PROCESS else None
+        try:
+            code = await self._process.wait()
+        finally:
+            if inheriting is not None:
+                inheriting.cancel()
         return code if code >= 0 else SIGNALLED - code
 
     def forward(self, number: int) -> None:
@@ -82,6 +89,23 @@ class ReplicaChild:
     def kill(self) -> None:
         """Kill it and its group at once, unless they have ended."""
         self._signal_group(signal.SIGKILL)
+
+    async def _take_in_orphans(self) -> None:
+        """Without end, receive the exit codes of processes whose parents have ended.
+
+        The first process of a container inherits them. Otherwise what is left of each would count as a process.
+        """
+        while True:
+            with contextlib.suppress(ChildProcessError):
+                while self._takes_in_one():
+                    pass
+            await asyncio.sleep(ORPHANS_SECONDS)
+
+    def _takes_in_one(self) -> bool:
+        """Receive one exit code, if it is not the command's own."""
+        options = os.WEXITED | os.WNOHANG
+        ended = os.waitid(os.P_ALL, 0, options | os.WNOWAIT)
+        return ended is not None and ended.si_pid != self.pid and bool(os.waitid(os.P_PID, ended.si_pid, options))
 
     def _has_group(self) -> bool:
         """Return whether a process of the group is left; call it when the command itself has ended."""

@@ -173,6 +173,21 @@ async def test_without_a_command_a_lost_terminal_ends_it(registry: SharedReplica
         await until(lambda: not registry.all(), "it is deregistered")
 
 
+async def test_without_redis_it_leaves_after_one_try(namespace: str) -> None:
+    async with pods_of("redis://127.0.0.1:9", namespace) as pods:
+        pod = pods()
+        await pod.start()
+        line = b""
+        assert pod.process.stderr is not None
+        while b"is not announced" not in line:
+            line = await asyncio.wait_for(pod.process.stderr.readline(), 30)
+            assert line
+        pod.process.terminate()
+        code, log = await pod.end()
+        assert code == 128 + signal.SIGTERM
+        assert log.count("cannot be deregistered") == 1
+
+
 async def test_two_machines_with_one_address(registry: SharedReplicaRegistry, pods: Pods) -> None:
     async with ReplicaServer() as replica:
         first, second = pods(port=replica.port), pods(port=replica.port)
