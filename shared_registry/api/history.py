@@ -1,8 +1,12 @@
-"""What a router remembers of the last hour for its dashboard, in bounded memory. Pure."""
+"""What a router remembers of the last hour for its dashboard, in bounded memory. Pure.
+
+Its times are those of a monotonic clock, so that neither a clock that is set nor another server's clock tears the hour.
+"""
 
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Iterable
 from typing import NamedTuple
 
 SAMPLE_SECONDS = 10.0
@@ -16,7 +20,7 @@ class Sample(NamedTuple):
     """The slots of a pool at one moment, and what this router could not serve since the sample before.
 
     Attributes:
-        at: The time, in seconds since the epoch.
+        at: The time.
         taken: The taken slots of replicas that take sessions.
         slots: All slots of these.
         waiting: The sessions that waited, over all routers; `None` if not known.
@@ -28,6 +32,11 @@ class Sample(NamedTuple):
     slots: int
     waiting: int | None
     refused: int
+
+
+def aged(samples: Iterable[Sample], now: float) -> list[Sample]:
+    """Return samples with their age in place of their time, for readers with another clock."""
+    return [sample._replace(at=round(now - sample.at, 3)) for sample in samples]
 
 
 class History:

@@ -14,6 +14,7 @@ from collections.abc import AsyncIterator
 
 from shared_registry.aio.breath import Breath
 from shared_registry.aio.supervise import is_cancelled
+from shared_registry.api.history import aged
 from shared_registry.api.live_pool import LivePool, encoded
 from shared_registry.proxy.app import Router
 
@@ -141,7 +142,7 @@ class LiveData:
     async def _delta(self, changes: list[tuple[LivePool, list[str], list[str]]]) -> bytes | None:
         """Return what has changed; `None` if nothing has, and clients have heard something lately."""
         heads = encoded([_without_times(pool.head) for pool, *_ in changes])
-        has_changed = heads != self._said or any(changed or gone for _, changed, gone in changes)
+        has_changed = heads != self._said or any(rows or gone or pool.new_samples for pool, rows, gone in changes)
         now = time.monotonic()
         if not has_changed and now - self._said_at < SILENT_SECONDS:
             return None
@@ -154,7 +155,7 @@ class LiveData:
                 await breath.pause()
             parts.append(
                 f'{{"head":{encoded(pool.head)},"rows":[{",".join(rows)}],"gone":{encoded(gone)},'
-                f'"samples":{encoded(pool.new_samples)}}}'
+                f'"samples":{encoded(aged(pool.new_samples, now))}}}'
             )
         return self._message("change", parts)
 
@@ -162,9 +163,8 @@ class LiveData:
         parts = []
         for pool in self._pools:
             rows = ",".join(pool.rows.values())
-            parts.append(
-                f'{{"head":{encoded(pool.head)},"rows":[{rows}],"gone":[],"samples":{encoded(list(pool.history.samples))}}}'
-            )
+            samples = aged(pool.history.samples, time.monotonic())
+            parts.append(f'{{"head":{encoded(pool.head)},"rows":[{rows}],"gone":[],"samples":{encoded(samples)}}}')
             await asyncio.sleep(0)
         return self._message("snapshot", parts)
 

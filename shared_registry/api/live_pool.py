@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import math
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -56,7 +57,8 @@ class LivePool:
         self.head: dict[str, Any] = {}
         self.history = History()
         self.new_samples: list[Sample] = []
-        self._sampled_at = 0.0
+        self._sampled_at = -math.inf
+        self._queue_read_at = -math.inf
         self._ahead_seconds = 0.0
         self._leaderless_since: float | None = None
         self._read: dict[str, Any] = {"routers": None, "queue": None, "events": None}
@@ -73,7 +75,7 @@ class LivePool:
             is_watched: Whether somebody looks; otherwise only the history is kept, at its own pace.
         """
         self.new_samples = []
-        now = self.now()
+        now = time.monotonic()
         is_due = now - self._sampled_at >= SAMPLE_SECONDS
         if not is_watched and not is_due:
             return [], []
@@ -83,7 +85,7 @@ class LivePool:
         if not is_watched:
             self._shown.clear()
             self.rows.clear()
-        self.head = self._head(self._counts, now)
+        self.head = self._head(self._counts)
         if is_due:
             self._sample(self._counts, now)
         return changed, gone
@@ -169,6 +171,7 @@ class LivePool:
                     "url": one.info.url,
                     "version": one.info.version,
                     "fingerprint": one.info.config_fingerprint,
+                    "differs": routers.agrees_with_leader(one) is False,
                     "started_at": one.info.started_at,
                     "heartbeat_at": one.last_heartbeat_at,
                     "expires_at": one.expires_at,
@@ -183,6 +186,7 @@ class LivePool:
         queue = await observer.queue(1)
         since = queue.waiters[0].since if queue.waiters else None
         self._read["queue"] = {"at": queue.at, "depth": queue.depth, "since": since}
+        self._queue_read_at = time.monotonic()
         self._read["events"] = {
             "at": queue.at,
             "all": [_event_document(event) for event in await observer.last_events(EVENTS)],
@@ -192,10 +196,14 @@ class LivePool:
         known = self._shown.get(record.key)
         return known is None or known[0] is not record or known[1] != flaps
 
-    def _head(self, counts: FleetCounts, now: float) -> dict[str, Any]:
-        registry, config = self._pool.registry, self._pool.config
-        leader = registry.leader
-        self._leaderless_since = None if leader else (self._leaderless_since or now)
+    def _head(self, counts: FleetCounts) -> dict[str, Any]:
+        registry, config, now = self._pool.registry, self._pool.config, self.now()
+        leader, moment = registry.leader, time.monotonic()
+        if leader is not None:
+            self._leaderless_since = None
+        elif self._leaderless_since is None:
+            self._leaderless_since = moment
+        lasts = None if self._leaderless_since is None else moment - self._leaderless_since
         age = registry.age_seconds
         usual = config.refresh_seconds + config.redis_timeout_seconds + AWAY_SECONDS
         away = age if age is not None and age > usual else None
@@ -205,7 +213,7 @@ class LivePool:
             Situation(
                 at=now,
                 leader=leader,
-                leaderless_since=self._leaderless_since,
+                leaderless_since=None if lasts is None else now - lasts,
                 waiting=queue and queue["depth"],
                 oldest_wait_seconds=now - queue["since"] if queue and queue["since"] else None,
                 panic="" if registry.panic is None else str(registry.panic),
@@ -234,7 +242,7 @@ class LivePool:
     def _sample(self, counts: FleetCounts, now: float) -> None:
         refused = self._refused()
         queue = self._read["queue"]
-        waiting = queue["depth"] if queue and now - queue["at"] < SAMPLE_SECONDS else None
+        waiting = queue["depth"] if queue and now - self._queue_read_at < SAMPLE_SECONDS else None
         sample = Sample(now, counts.taken, counts.slots, waiting, refused - self._refused_before)
         self.history.samples.append(sample)
         self.new_samples.append(sample)

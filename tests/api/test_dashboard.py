@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
@@ -13,9 +14,10 @@ from shared_registry.admin.operator import Operator
 from shared_registry.admin.replica_changes import Target
 from shared_registry.embedded import EmbeddedServer
 from shared_registry.errors import UnknownReplica
-from shared_registry.model import AdminState, ReplicaEndpoint
+from shared_registry.model import AdminState, ReplicaEndpoint, RouterInfo
 from tests.support.replica_server import ReplicaServer
 from tests.support.shown_fleet import shown_fleet
+from tests.support.space import on_server
 from tests.support.until import until
 from tests.support.webdriver import Browser, browser
 
@@ -155,6 +157,29 @@ async def test_hostile_texts_stay_texts(server: EmbeddedServer, page: Browser) -
             assert await page.run("return document.querySelectorAll('main script, main img').length") == 0
             assert "owned" not in await page.run("return document.title")
             assert await page.problems() == []
+
+
+async def test_the_leader_is_what_other_settings_differ_from(server: EmbeddedServer, page: Browser) -> None:
+    async with shown_fleet(server.url, 1) as fleet:
+        [pool] = fleet.router.router.pools.values()
+        key = f"0.{pool.registry.router_key}"  # listed before the leader
+        other = RouterInfo(key, "host", 1, "0.1", time.time(), config_fingerprint="another")
+        async with on_server(server.url, fleet.config.namespace) as space:
+            await space.store.heartbeat(other, expiry_seconds=60)
+        await page.open(fleet.router.admin_url + "/")
+        await shows(page, "#routers", pool.registry.router_key, "another")
+        await shows(page, "#trouble", f"{key} has other settings than the leader.")
+        yellow = "return [...document.querySelectorAll('#routers td.yellow')].map((one) => one.textContent)"
+        assert await page.run(yellow) == ["another"]
+
+
+async def test_a_name_like_an_option_is_no_option(server: EmbeddedServer, page: Browser) -> None:
+    async with ReplicaServer() as replicas:
+        replicas.replica().status = 500
+        endpoint = ReplicaEndpoint(replicas.url(), "--help", capacity=1)
+        async with shown_fleet(server.url, 0, is_awaited=False, replicas=[endpoint]) as fleet:
+            await page.open(fleet.router.admin_url + "/")
+            await shows(page, "#trouble", "disable -- --help")
 
 
 async def test_the_page_shows_the_last_view_while_redis_is_away(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import time
 from collections.abc import AsyncIterator
 from dataclasses import asdict
 from typing import Any
@@ -15,7 +16,7 @@ import pytest
 from shared_registry import SharedReplicaRegistry
 from shared_registry.admin.summary import FleetCounts
 from shared_registry.api import live_data, live_pool
-from shared_registry.api.history import KEPT, History, Sample
+from shared_registry.api.history import KEPT, History, Sample, aged
 from shared_registry.embedded import EmbeddedServer
 from tests.proxy.conftest import SECONDS
 from tests.support.shown_fleet import shown_fleet
@@ -146,6 +147,50 @@ async def test_the_last_hour_is_bounded() -> None:
     for at in range(2 * KEPT):
         history.samples.append(Sample(at, 0, 0, None, 0))
     assert len(history.samples) == KEPT
+
+
+async def test_a_clock_set_back_ends_no_samples(server: EmbeddedServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(live_pool, "SAMPLE_SECONDS", 0.01)
+    async with shown_fleet(server.url, 1) as fleet, asyncio.timeout(SECONDS):
+        [pool] = fleet.router.router.pools.values()
+        live = live_pool.LivePool(pool, lambda: 0)
+        for hours in (0, -1, 2):
+            live._ahead_seconds = 3600.0 * hours
+            await asyncio.sleep(0.02)
+            await live.update(is_watched=True)
+            assert len(live.new_samples) == 1
+        ages = [sample.at for sample in aged(live.history.samples, time.monotonic())]
+        assert all(0 <= age < SECONDS for age in ages)
+        assert ages == sorted(ages, reverse=True)
+
+
+async def test_nobody_leads_for_no_longer_than_it_was(
+    server: EmbeddedServer, namespace: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with shown_fleet(server.url, 1, namespace=namespace) as fleet, asyncio.timeout(SECONDS):
+        [pool] = fleet.router.router.pools.values()
+        live = live_pool.LivePool(pool, lambda: 0)
+        monkeypatch.setattr(type(pool.registry), "leader", None)
+        for hours in (0, 1):
+            live._ahead_seconds = 3600.0 * hours
+            await live.update(is_watched=True)
+            assert live.head["text"].startswith("Nobody leads since 0 s")
+
+
+async def test_a_sample_alone_is_sent(monkeypatch: pytest.MonkeyPatch) -> None:
+    live = live_pool.LivePool.__new__(live_pool.LivePool)
+    live.rows, live.head, live._ahead_seconds, live.new_samples = {}, {"text": "as before"}, 0.0, []
+    followed = live_data.LiveData.__new__(live_data.LiveData)
+    followed._pools, followed._said, followed._said_at = [live], "", 0.0
+    monkeypatch.setattr(live_data, "SILENT_SECONDS", float("inf"))
+    assert await followed._delta([(live, [], [])]) is not None
+    assert await followed._delta([(live, [], [])]) is None
+    live.new_samples = [Sample(time.monotonic() - 2.0, 1, 4, None, 0)]
+    message = await followed._delta([(live, [], [])])
+    assert message is not None
+    [[age, *values]] = json.loads(message.partition(b"data: ")[2])["pools"][0]["samples"]
+    assert 2.0 <= age < SECONDS
+    assert values == [1, 4, None, 0]
 
 
 async def test_changes_of_status_count_for_half_an_hour() -> None:

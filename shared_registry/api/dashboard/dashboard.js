@@ -17,6 +17,7 @@ let heardAt = 0;
 let isOpen = false;
 
 const now = () => Date.now() / 1000 + ahead;
+const steadyNow = () => performance.now() / 1000; // no clock that is set moves it
 
 function node(name, attributes, ...children) {
   const made = document.createElement(name);
@@ -37,11 +38,12 @@ const lasting = (at) => (at === null || at === undefined ? "" : ` for ${duration
 const asOf = (at) => (at === null || at === undefined ? "not read yet" : `as of ${ago(at)}`);
 
 /** Returns a word as a POSIX shell needs it. */
-const quoted = (word) => (/^[\w.:\/@%+=,-]+$/.test(word) && !word.startsWith("-") ? word : `'${word.replaceAll("'", "'\\''")}'`);
+const quoted = (word) => (/^[\w.:\/@%+=,-]+$/.test(word) ? word : `'${word.replaceAll("'", "'\\''")}'`);
 
 function command(pool, verb, target) {
   const space = pool.head.namespace === "default" ? "" : ` --namespace ${quoted(pool.head.namespace)}`;
-  return node("code", {}, `shared-registry${space} ${verb}${target === undefined ? "" : ` ${quoted(target)}`}`);
+  const dashes = target !== undefined && target.startsWith("-") ? " --" : ""; // what follows them is no option
+  return node("code", {}, `shared-registry${space} ${verb}${dashes}${target === undefined ? "" : ` ${quoted(target)}`}`);
 }
 
 // ---- what is wrong ---------------------------------------------------------------------------------------------------
@@ -105,8 +107,8 @@ function showTrouble(pool) {
   for (const router of head.routers ? head.routers.all : []) {
     if (router.trouble) say("yellow", router.key, ` cannot connect to replicas: ${router.trouble}`);
   }
-  const prints = new Set((head.routers ? head.routers.all : []).map((router) => router.fingerprint));
-  if (prints.size > 1) say("yellow", "Routers have different settings. ", command(pool, "routers"));
+  const odd = (head.routers ? head.routers.all : []).filter((router) => router.differs).map((router) => router.key);
+  if (odd.length) say("yellow", odd.join(", "), " has other settings than the leader. ", command(pool, "routers"));
   const bad = sorted(pool).filter((item) => item.state.badness > 0);
   for (const { replica, state } of bad.slice(0, 50)) {
     const why = whyOf(replica);
@@ -169,7 +171,7 @@ function drawn(name, attributes, text) {
 function showSlots(pool) {
   const { counts } = pool.head;
   const [left, width, top, height] = [44, 670, 8, 146];
-  const end = now();
+  const end = steadyNow();
   const samples = pool.samples.filter(([at]) => end - at <= HOUR);
   const most = Math.max(1, ...samples.map(([, taken, slots]) => Math.max(taken, slots)));
   const x = (at) => (left + width * (1 - Math.min(1, Math.max(0, end - at) / HOUR))).toFixed(1);
@@ -216,14 +218,13 @@ function showQueue(pool) {
 function showRouters(pool) {
   const { routers, leader, router: own } = pool.head;
   const all = routers ? routers.all : [];
-  const usual = all.length ? all[0].fingerprint : "";
   byId("routers").replaceChildren(...all.map((router) => node("tr", {},
     node("td", {}, node("strong", {}, router.key), router.key === own ? " (this one) " : " ", router.url || router.host),
     cell("leads", leader && leader.router === router.key ? `since ${duration(now() - leader.since)}` : ""),
     cell("sessions", router.leases === null ? "-" : String(router.leases)),
     cell("its view", router.view_age === null ? "-" : `${duration(router.view_age)} old`),
     cell("version", router.version),
-    cell("settings", router.fingerprint, { class: router.fingerprint === usual ? "" : "yellow" }),
+    cell("settings", router.fingerprint, { class: router.differs ? "yellow" : "" }),
     cell("heartbeat", ago(router.heartbeat_at), { class: now() > router.expires_at ? "red" : "" }),
     cell("up for", duration(now() - router.started_at)),
     cell("its prober", router.trouble || "well", { class: router.trouble ? "red" : "" }))));
@@ -280,7 +281,8 @@ function take(message, isSnapshot) {
     pool.head = part.head;
     for (const row of part.rows) pool.rows.set(row[0], Object.fromEntries(COLUMNS.map((name, at) => [name, row[at]])));
     for (const key of part.gone) pool.rows.delete(key);
-    pool.samples = [...pool.samples, ...part.samples].slice(-HOUR / 10);
+    const sampled = part.samples.map(([age, ...values]) => [steadyNow() - age, ...values]);
+    pool.samples = [...pool.samples, ...sampled].slice(-HOUR / 10);
     pool.sorted = null;
     pools.set(part.head.pool, pool);
   }
