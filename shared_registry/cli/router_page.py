@@ -14,23 +14,12 @@ from urllib.parse import urlsplit
 from shared_registry.admin.observer import Overview
 from shared_registry.aio.daemon_thread import call_in_daemon_thread
 from shared_registry.errors import UsageError
-from shared_registry.model import (
-    AdminState,
-    Doubt,
-    Labels,
-    Leader,
-    ReplicaEndpoint,
-    ReplicaHealth,
-    ReplicaRecord,
-    ReplicaStatus,
-)
+from shared_registry.model import Leader
 from shared_registry.store.reader import Head
+from shared_registry.store.replica_fields import record_in
 
 MOST_BYTES = 64_000_000
 CHUNK = 65_536
-_ENDPOINT = ("url", "name", "primary", "weight", "capacity", "health_check_path", "health_check_port")
-_HEALTH = ("last_ok_at", "last_failure_at", "consecutive_failures", "consecutive_successes", "last_latency_ms")
-_RECORD = ("status_since", "last_error", "admin_since", "admin_reason", "admin_by", "in_flight", "ejected_until")
 
 
 class PageUnreadable(Exception):
@@ -149,18 +138,6 @@ def overview_of(document: Mapping[str, Any]) -> Overview:
         leader and Leader(leader["router"], leader["epoch"], leader.get("elected_at", now)),
         0,
         document["queue"]["depth"] or 0,
-        [_record(one) for one in document["replicas"]],
+        [record_in(one) for one in document["replicas"]],
         document.get("panic") or "",
-    )
-
-
-def _record(shown: Mapping[str, Any]) -> ReplicaRecord:
-    suspected_by = shown.get("suspected_by") or ""
-    return ReplicaRecord(
-        shown["url"],
-        ReplicaEndpoint(**{name: shown[name] for name in _ENDPOINT}, labels=Labels(shown["labels"])),
-        ReplicaHealth(ReplicaStatus(shown["status"]), **{name: shown[name] for name in _HEALTH}),
-        Doubt(suspicion=suspected_by, suspected_by=suspected_by),
-        admin=AdminState(shown["admin"]),
-        **{name: shown[name] for name in _RECORD},
     )

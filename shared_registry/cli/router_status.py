@@ -14,17 +14,19 @@ from shared_registry.cli.replica_filter import ReplicaFilter
 from shared_registry.cli.status import explained_replicas
 from shared_registry.cli.tables import Printed, Stack, Text, facts_table
 
+LOADS_BEHIND_SECONDS = 5.0
+"""How much older than the view sessions and probe times are when their age is shown. A router reads them on demand."""
+
 
 def page_summary(page: Mapping[str, Any], overview: Overview) -> Summary:
     """Return the sentence about a registry as this router knows it. A queue of unknown length means no Redis."""
     depth = page["queue"]["depth"]
-    away = page["age_seconds"] if depth is None else None
     situation = Situation(
         overview.at,
         overview.leader,
         waiting=depth,
         panic=overview.panic,
-        away_seconds=away,
+        away_seconds=_away_seconds(page),
         is_stale=bool(page["is_stale"]),
         is_settling=overview.head.is_settling,
     )
@@ -50,12 +52,12 @@ def page_text(
     url: str, page: Mapping[str, Any], overview: Overview, chosen: ReplicaFilter, *, width: int | None
 ) -> Printed:
     """Return the status as text."""
-    summary, leader = page_summary(page, overview), overview.leader
+    summary = page_summary(page, overview)
     facts = facts_table(
         [
             ("router", printable(f"{page['router']} at {url}, {page['sessions']} sessions through it")),
             ("namespace", printable(page["namespace"])),
-            ("leader", printable(f"{leader.router}, epoch {leader.epoch}" if leader else "none")),
+            ("leader", printable(_leader(page, overview))),
             ("view", _view(page)),
             ("writes", _writes(page)),
         ]
@@ -64,9 +66,24 @@ def page_text(
     return Stack(sentence, facts, *explained_replicas(overview, chosen, width=width))
 
 
+def _away_seconds(page: Mapping[str, Any]) -> float | None:
+    """Return for how long the router has not read Redis, if it cannot now."""
+    return page["age_seconds"] if page["queue"]["depth"] is None else None
+
+
+def _leader(page: Mapping[str, Any], overview: Overview) -> str:
+    leader, away = overview.leader, _away_seconds(page)
+    if leader is None:
+        return "none"
+    known = "" if away is None else f", as of {since(away)} ago"
+    return f"{leader.router}, epoch {leader.epoch}{known}"
+
+
 def _view(page: Mapping[str, Any]) -> Text:
-    age = page["age_seconds"]
+    age, loads_age = page["age_seconds"], page["read_age_seconds"]
     text = "none yet" if age is None else f"{since(age)} old"
+    if age is not None and loads_age is not None and loads_age > age + LOADS_BEHIND_SECONDS:
+        text += f"; sessions and probe times {since(loads_age)} old"
     return Text(f"{text}, too old to select by", "red") if page["is_stale"] else Text(text)
 
 

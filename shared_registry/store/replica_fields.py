@@ -15,6 +15,7 @@ from types import MappingProxyType
 from typing import Any
 
 from shared_registry.model import (
+    NO_DOUBT,
     AdminState,
     Doubt,
     Labels,
@@ -65,11 +66,13 @@ class Form:
         read: Returns the value; raises ValueError if the text is malformed.
         write: Returns the text, or `None` if the hash has no such field for this value.
         show: Returns the value for JSON.
+        take: Returns the value of what JSON shows.
     """
 
     read: Callable[[str], Any]
     write: Callable[[Any], str | None] = str
     show: Callable[[Any], object] = _as_it_is
+    take: Callable[[Any], object] = _as_it_is
 
 
 TEXT = Form(str)
@@ -87,13 +90,13 @@ TIME = Form(
     functools.lru_cache(1000)(lambda text: int(text) / 1000),
     lambda seconds: None if seconds is None else f"{seconds * 1000:.0f}",
 )
-LABELS = Form(Labels.parse, str, dict)
-NAMES = Form(lambda text: tuple(text.split()), " ".join, list)
+LABELS = Form(Labels.parse, str, dict, Labels)
+NAMES = Form(lambda text: tuple(text.split()), " ".join, list, tuple)
 LATENCY = Form(float, lambda value: None if value is None else f"{value:.3f}")
 
 
 def _word(kind: type[enum.Enum]) -> Form:
-    return Form(functools.lru_cache(100)(kind), lambda value: str(value.value), lambda value: value.value)
+    return Form(functools.lru_cache(100)(kind), lambda value: str(value.value), lambda value: value.value, kind)
 
 
 @dataclass(frozen=True, slots=True)
@@ -319,6 +322,28 @@ _DOCUMENTS = {which: ReplicaDocument(which) for which in Document if which}
 def replica_document(record: ReplicaRecord, which: Document, plan: Plan | None = None) -> dict[str, Any]:
     """Return a replica for JSON, as `ReplicaDocument.of` does."""
     return _DOCUMENTS[which].of(record, plan)
+
+
+def record_in(document: Mapping[str, Any]) -> ReplicaRecord:
+    """Return the replica in a document of `Document.STATUS`, with the defaults for what it does not show.
+
+    Raises:
+        LookupError, TypeError, ValueError: A member is missing or malformed.
+    """
+    parts: dict[type, dict[str, Any]] = {holder: {} for holder in HELD_BY}
+    for field in FIELDS:
+        if Document.STATUS in field.documents and (field.is_required or field.attribute in document):
+            parts[field.holder][field.attribute] = field.form.take(document[field.attribute])
+    doubt = parts[Doubt]
+    # A prober alone is no doubt, but one of those that share the probing.
+    has_doubt = any(value for name, value in doubt.items() if name != "prober")
+    return ReplicaRecord(
+        document["url"],
+        ReplicaEndpoint(**parts[ReplicaEndpoint]),
+        ReplicaHealth(**parts[ReplicaHealth]),
+        Doubt(**doubt, suspicion=doubt.get("suspected_by", "")) if has_doubt else NO_DOUBT,
+        **parts[ReplicaRecord],
+    )
 
 
 def documented(which: Document) -> list[str]:

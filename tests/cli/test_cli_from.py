@@ -7,20 +7,35 @@ import json
 import socket
 import threading
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from shared_registry.cli import router_page, watching
+from shared_registry.cli.replica_filter import ReplicaFilter
 from shared_registry.cli.router_page import PageUnreadable, overview_of, pool_of
+from shared_registry.cli.router_status import page_text
+from shared_registry.cli.tables import lines_of
 from shared_registry.embedded import EmbeddedServer
 from shared_registry.errors import UsageError
+from shared_registry.model import (
+    AdminState,
+    Doubt,
+    ReplicaEndpoint,
+    ReplicaHealth,
+    ReplicaRecord,
+    ReplicaStatus,
+)
+from shared_registry.store.replica_fields import Document, replica_document
 from tests.support.command import running
 from tests.support.in_process import invoke
 from tests.support.until import wait_for
 
 POOLS = {"pools": {"big": {"namespace": "large", "replicas": []}, "small": {"namespace": "tiny", "replicas": []}}}
 A = "http://127.0.0.1:1"
+PAGE: dict[str, object] = {"history_id": None, "revision": "0-0", "leader": None, "queue": {"depth": 0}, "replicas": []}
 
 
 def test_a_router_answers_while_redis_is_away(own_server: Callable[..., EmbeddedServer], tmp_path: Path) -> None:
@@ -57,6 +72,78 @@ def test_several_pools_need_a_name(name: str | None) -> None:
 def test_a_status_of_another_form_is_refused() -> None:
     with pytest.raises(PageUnreadable, match="another version"):
         overview_of({"replicas": [{}], "leader": None, "queue": {"depth": 0}, "history_id": None, "revision": "0-0"})
+
+
+def page_of(*records: ReplicaRecord, **others: object) -> dict[str, Any]:
+    """Return the status of a router with these replicas."""
+    shown = [replica_document(one, Document.STATUS) for one in records]
+    return {
+        **PAGE,
+        "router": "r~1",
+        "namespace": "pool",
+        "sessions": 0,
+        "is_settling": False,
+        "is_stale": False,
+        "age_seconds": 0.5,
+        "read_age_seconds": 0.6,
+        "writable_age_seconds": 0.5,
+        "write_failure": None,
+        "replicas": json.loads(json.dumps(shown)),
+        **others,
+    }
+
+
+def text_of(page: dict[str, Any], *, is_wide: bool = False) -> str:
+    found = page_text("http://r:1", page, overview_of(page), ReplicaFilter(is_wide=is_wide), width=None)
+    return "\n".join(lines_of(found))
+
+
+def test_all_that_a_router_shows_of_a_replica_is_read() -> None:
+    doubt = Doubt("b", suspicion="b", suspected_by="b", asked=("c",), unreached_by=("d",), reached_by="e")
+    endpoint = ReplicaEndpoint(A, "gpu-1", primary=True, capacity=2, labels={"zone": "a"}, health_check_port=9)
+    record = ReplicaRecord(
+        A,
+        endpoint,
+        ReplicaHealth(ReplicaStatus.UNHEALTHY, 1.0, 2.0, 3, 0, 4.5),
+        doubt,
+        source="announced",
+        status_since=5.0,
+        last_error="refused",
+        admin=AdminState.DRAINING,
+        admin_since=6.0,
+        admin_reason="fan",
+        admin_by="ann",
+        in_flight=1,
+        ejected_until=7.0,
+        ejections=2,
+        owner="host-1",
+        ttl_seconds=10.0,
+        last_heartbeat_at=8.0,
+        expired_at=9.0,
+    )
+    assert overview_of(page_of(record)).replicas == [record]
+
+
+def test_the_source_of_a_replica_is_that_of_the_router() -> None:
+    page = page_of(ReplicaRecord(A, ReplicaEndpoint(A), source="explicit"))
+    assert text_of(page, is_wide=True).splitlines()[-1].split()[-1] == "explicit"
+
+
+def test_one_of_several_probers_is_no_doubt() -> None:
+    record = ReplicaRecord(A, ReplicaEndpoint(A), doubt=Doubt("router~2"))
+    assert "doubt" not in text_of(page_of(record))
+    assert "not by d" in text_of(page_of(replace(record, doubt=Doubt(unreached_by=("d",)))))
+
+
+def test_what_a_router_knew_has_its_age() -> None:
+    leader = {"router": "r~1", "epoch": 7, "elected_at": 1.0}
+    away = {"age_seconds": 20.0, "read_age_seconds": 180.0, "queue": {"depth": None}}
+    facts = text_of(page_of(leader=leader, **away))
+    assert "r~1, epoch 7, as of 20 s ago" in facts
+    assert "20 s old; sessions and probe times 3 min old" in facts
+    facts = text_of(page_of(leader=leader))
+    assert "as of" not in facts
+    assert "probe times" not in facts
 
 
 def test_a_router_that_does_not_answer_is_named() -> None:
@@ -124,9 +211,6 @@ def test_an_endless_status_ends_in_time(begin: bytes, piece: bytes, monkeypatch:
             ended.set()
     assert (done.code, done.out) == (3, "")
     assert "does not send all of its status within 0.5 s" in done.err
-
-
-PAGE: dict[str, object] = {"history_id": None, "revision": "0-0", "leader": None, "queue": {"depth": 0}, "replicas": []}
 
 
 @pytest.mark.parametrize(
