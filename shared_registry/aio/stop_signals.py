@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import logging
 import signal
-from collections.abc import Coroutine, Iterator
+from collections.abc import Collection, Coroutine, Iterator
 from typing import Any, TypeVar, cast
 
 T = TypeVar("T")
@@ -119,6 +119,20 @@ def ignore_for_good() -> None:
     """Let the operating system drop the signals that must not end a service, while no event loop can handle them."""
     for number in (*RELOAD_SIGNALS, *IGNORED_SIGNALS):
         signal.signal(number, signal.SIG_IGN)
+
+
+@contextlib.contextmanager
+def signals_held_back(numbers: Collection[int]) -> Iterator[Collection[int]]:
+    """Let these signals wait until the end of the block, while nothing handles them yet. For the main thread.
+
+    Yields:
+        The signals that were blocked before, which child processes need as their mask.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
+    try:
+        yield before
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _log_ignored(number: signal.Signals) -> None:

@@ -8,7 +8,7 @@ import ctypes
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 PR_SET_PDEATHSIG = 1
 FORWARDED = tuple(
@@ -36,8 +36,12 @@ class ReplicaChild:
         self._is_group_gone = False
 
     @classmethod
-    async def start(cls, command: Sequence[str]) -> ReplicaChild:
+    async def start(cls, command: Sequence[str], *, mask: Collection[int]) -> ReplicaChild:
         """Start the command. Call it in the main thread.
+
+        Args:
+            command: The program and its arguments.
+            mask: The signals that are blocked for the command.
 
         Raises:
             OSError: It cannot be started.
@@ -45,13 +49,15 @@ class ReplicaChild:
         libc = ctypes.CDLL(None) if sys.platform == "linux" else None
         parent = os.getpid()
 
-        def die_with_parent() -> None:
+        def prepare() -> None:
+            """Die with the parent."""
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
             if libc is not None:
                 libc.prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
                 if os.getppid() != parent:
                     os.kill(os.getpid(), signal.SIGTERM)
 
-        return cls(await asyncio.create_subprocess_exec(*command, start_new_session=True, preexec_fn=die_with_parent))
+        return cls(await asyncio.create_subprocess_exec(*command, start_new_session=True, preexec_fn=prepare))
 
     @property
     def pid(self) -> int:

@@ -10,7 +10,7 @@ from collections.abc import Coroutine, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from shared_registry.aio.stop_signals import SERVICE_STOP_SIGNALS, StopRequest
+from shared_registry.aio.stop_signals import SERVICE_STOP_SIGNALS, StopRequest, signals_held_back
 from shared_registry.announcing.announcement import Announcement
 from shared_registry.announcing.child import FORWARDED, ReplicaChild
 from shared_registry.config import RouterConfig
@@ -24,6 +24,7 @@ from shared_registry.urls import canonical_url
 logger = logging.getLogger(__name__)
 
 PROBE_SECONDS = 0.5
+HANDLED = (*SERVICE_STOP_SIGNALS, *FORWARDED)
 NOT_FOUND, NOT_EXECUTABLE = 127, 126
 """The exit codes of shells for a command that cannot be started."""
 
@@ -69,18 +70,17 @@ async def join_replica(joining: Joining, command: Sequence[str]) -> int:
     announcement = _announcement(joining)
     stop = StopRequest()
     child = None
-    if command:
-        try:
-            child = await ReplicaChild.start(command)
-        except OSError as error:
-            logger.error("join: %s cannot be started: %s", command[0], error)  # noqa: TRY400  the error says it all
-            return NOT_FOUND if isinstance(error, FileNotFoundError) else NOT_EXECUTABLE
-    try:
-        with _signals(stop, child):
-            return await _accompany(joining, announcement, child, stop)
-    finally:
-        if child is not None:
-            child.kill()
+    with contextlib.ExitStack() as stack:
+        with signals_held_back(HANDLED) as mask:
+            if command:
+                try:
+                    child = await ReplicaChild.start(command, mask=mask)
+                except OSError as error:
+                    logger.error("join: %s cannot be started: %s", command[0], error)  # noqa: TRY400  it says it all
+                    return NOT_FOUND if isinstance(error, FileNotFoundError) else NOT_EXECUTABLE
+                stack.callback(child.kill)
+            stack.enter_context(_signals(stop, child))
+        return await _accompany(joining, announcement, child, stop)
 
 
 async def _accompany(
@@ -193,5 +193,5 @@ def _signals(stop: StopRequest, child: ReplicaChild | None) -> Iterator[None]:
     try:
         yield
     finally:
-        for number in (*SERVICE_STOP_SIGNALS, *FORWARDED):
+        for number in HANDLED:
             loop.remove_signal_handler(number)

@@ -124,6 +124,14 @@ async def test_signals_reach_the_command(pods: Pods) -> None:
     assert (await pod.end())[0] == 9
 
 
+async def test_a_signal_while_the_command_starts_ends_nothing_else(pods: Pods) -> None:
+    """The command sends it as its first step."""
+    for _ in range(5):
+        pod = pods()
+        await pod.start(command=("sh", "-c", "trap 'exit 9' USR1; kill -USR1 $PPID; while :; do sleep 0.05; done"))
+        assert (await pod.end())[0] == 9
+
+
 @pytest.mark.parametrize("end", [signal.SIGTERM, signal.SIGKILL])
 async def test_a_server_that_a_script_started_ends_with_it(
     registry: SharedReplicaRegistry, pods: Pods, end: signal.Signals
