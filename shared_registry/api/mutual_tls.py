@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ssl
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from shared_registry.config import RouterConfig
@@ -17,7 +17,7 @@ class AdminTls(ClientTls):
     """The certificates of one admin address, which follow their files.
 
     Attributes:
-        context: What the server uses. Each handshake takes the files that are in use then.
+        context: What the server uses. Each connection takes the files that are in use then.
     """
 
     def __init__(self, config: RouterConfig) -> None:
@@ -26,14 +26,26 @@ class AdminTls(ClientTls):
         Raises:
             ConfigError: A file cannot be used.
         """
-        super().__init__(config, authorities="admin_client_ca_file")
-        self.context = self.value
-        self.context.verify_mode = ssl.CERT_OPTIONAL  # health checks have none, and tokens do without
-        self.context.sni_callback = self._use_latest
+        optional = ssl.CERT_OPTIONAL  # health checks have none, and tokens do without
+        super().__init__(config, authorities="admin_client_ca_file", verify=optional)
+        self.context = _LatestContext(ssl.PROTOCOL_TLS_SERVER)
+        self.context.latest = lambda: self.value
 
-    def _use_latest(self, connection: ssl.SSLObject, _name: str | None, _context: ssl.SSLContext) -> None:
-        if self.value is not self.context:
-            connection.context = self.value
+
+class _LatestContext(ssl.SSLContext):
+    """Begins each connection with the latest context, so that no TLS session outlives its authorities' files."""
+
+    latest: Callable[[], ssl.SSLContext]
+
+    def wrap_bio(
+        self,
+        incoming: ssl.MemoryBIO,
+        outgoing: ssl.MemoryBIO,
+        server_side: bool = False,  # noqa: FBT001, FBT002  as in the class above
+        server_hostname: str | bytes | None = None,
+        session: ssl.SSLSession | None = None,
+    ) -> ssl.SSLObject:
+        return self.latest().wrap_bio(incoming, outgoing, server_side, server_hostname, session)
 
 
 def name_in_certificate(certificate: Mapping[str, Any] | None) -> str | None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ssl
+from collections.abc import Mapping
 from pathlib import Path
+from time import time as now
 from typing import Any, cast
 
 from shared_registry.aio.from_files import FromFiles
@@ -19,18 +21,25 @@ _CERTIFICATE, _KEY = "tls_certificate_file", "tls_key_file"
 class ClientTls(FromFiles[ssl.SSLContext]):
     """The TLS of one listener. Connections that are open keep the files with which they were opened."""
 
-    def __init__(self, config: RouterConfig, *, authorities: str = "tls_client_ca_file") -> None:
+    def __init__(
+        self,
+        config: RouterConfig,
+        *,
+        authorities: str = "tls_client_ca_file",
+        verify: ssl.VerifyMode = ssl.CERT_REQUIRED,
+    ) -> None:
         """Read the files. Blocks for some milliseconds.
 
         Args:
             config: The router's settings.
             authorities: The name of the setting with the authorities of clients' certificates.
+            verify: Whether clients need a certificate if there are authorities.
 
         Raises:
             ConfigError: A file cannot be used; the message names its setting.
         """
         files = [file for file in (getattr(config, name) for name in (_CERTIFICATE, _KEY, authorities)) if file]
-        super().__init__(files, lambda: server_context(config, authorities), what="TLS files for clients")
+        super().__init__(files, lambda: server_context(config, authorities, verify), what="TLS files for clients")
         self._handshake_seconds = config.header_timeout_seconds
 
     @classmethod
@@ -51,7 +60,31 @@ class ClientTls(FromFiles[ssl.SSLContext]):
         }
 
 
-def server_context(config: RouterConfig, authorities: str = "tls_client_ca_file") -> ssl.SSLContext:
+class ResumedTls(ssl.SSLObject):
+    """One connection. OpenSSL does not verify a client's certificate again if it resumes an earlier TLS session."""
+
+    def do_handshake(self) -> None:
+        """Go on with the handshake.
+
+        Raises:
+            SSLError: It failed, or the client resumes a session after its certificate has expired.
+        """
+        super().do_handshake()
+        if self.session_reused and has_expired(self.getpeercert()):
+            raise ssl.SSLCertVerificationError("the client's certificate has expired")
+
+
+def has_expired(certificate: Mapping[str, Any] | None) -> bool:
+    """Return whether a certificate is not valid any more. No certificate has not expired."""
+    expiry = (certificate or {}).get("notAfter")
+    return expiry is not None and ssl.cert_time_to_seconds(expiry) < now()
+
+
+def server_context(
+    config: RouterConfig,
+    authorities: str = "tls_client_ca_file",
+    verify: ssl.VerifyMode = ssl.CERT_REQUIRED,
+) -> ssl.SSLContext:
     """Return the context for clients as the `tls_*` settings describe it. Blocks for some milliseconds.
 
     Raises:
@@ -79,7 +112,8 @@ def server_context(config: RouterConfig, authorities: str = "tls_client_ca_file"
         except (OSError, ValueError) as error:
             text = f"{trusted} cannot be used ({reason_of(error)}); give a PEM file of authorities"
             raise ConfigError(f"{authorities}: {text}") from None
-        context.verify_mode = ssl.CERT_REQUIRED
+        context.verify_mode = verify
+        context.sslobject_class = ResumedTls
     return context
 
 

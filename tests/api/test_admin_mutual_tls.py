@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import ssl
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -14,10 +15,13 @@ import pytest_asyncio
 from tests.proxy.conftest import SECONDS, RunningRouter, StartRouter
 from tests.support.backend import Backend
 from tests.support.certificates import Authority
+from tests.support.tls_sessions import ResumingClient
 from tests.support.until import until
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 TOKEN = "sk-lease-0123456789"
+EVENTS = b"GET /v1/events HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
+VERSIONS = [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3]
 
 
 class Site:
@@ -39,10 +43,14 @@ class Site:
         }
 
     def client(self, router: RunningRouter, authority: Authority | None, name: str = "ann") -> httpx.AsyncClient:
+        context = self.context(authority, name)
+        return httpx.AsyncClient(base_url=router.admin_url, verify=context, trust_env=False, timeout=SECONDS)
+
+    def context(self, authority: Authority | None, name: str = "ann") -> ssl.SSLContext:
         context = ssl.create_default_context(cafile=str(self.own.ca))
         if authority is not None:
             context.load_cert_chain(*authority.sign(name))
-        return httpx.AsyncClient(base_url=router.admin_url, verify=context, trust_env=False, timeout=SECONDS)
+        return context
 
 
 @pytest.fixture
@@ -134,3 +142,25 @@ async def cannot_verify(site: Site, router: RunningRouter) -> bool:
     except httpx.ConnectError as error:
         return "certificate" in str(error)
     return False
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+async def test_an_authority_that_is_gone_ends_resumed_sessions(
+    start_with_admin: StartRouter, backend: Backend, site: Site, tmp_path: Path, version: ssl.TLSVersion
+) -> None:
+    router = await started(start_with_admin, backend, site.settings | {"admin_access": "none"})
+    context = site.context(site.clients)
+    context.minimum_version = context.maximum_version = version
+    url = httpx.URL(router.admin_url)
+    client = ResumingClient(context, (url.host, url.port or 0))
+    for is_resumed in (False, True):
+        found, answer = await asyncio.to_thread(client.request, EVENTS, SECONDS)
+        assert found is is_resumed
+        assert answer.startswith(b"HTTP/1.1 200 ")
+    (tmp_path / "others").mkdir()
+    site.trusted.write_bytes(Authority(tmp_path / "others").ca.read_bytes())
+
+    async def is_refused() -> bool:
+        return (await asyncio.to_thread(client.request, EVENTS, SECONDS))[1] == b""
+
+    await until(is_refused, "its certificate is verified again")

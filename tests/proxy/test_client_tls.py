@@ -24,12 +24,14 @@ from shared_registry.config import RouterConfig
 from shared_registry.embedded import EmbeddedServer
 from shared_registry.errors import ConfigError
 from shared_registry.model import ReplicaEndpoint
+from shared_registry.proxy import client_tls
 from shared_registry.proxy import server as server_module
 from shared_registry.proxy.client_tls import server_context
 from shared_registry.proxy.descriptors import GUESTS, Descriptors
 from tests.proxy.conftest import FAST, RunningRouter, StartRouter, all_healthy, running_router
 from tests.support.backend import Backend, RawBackend
 from tests.support.certificates import Authority
+from tests.support.tls_sessions import ResumingClient
 from tests.support.until import until
 
 HEALTH = b"GET /healthz HTTP/1.1\r\nHost: a\r\n\r\n"
@@ -233,6 +235,33 @@ async def test_without_a_certificate_of_the_authority_no_client_enters(
                 await http.get("/healthz")
         with pytest.raises((ssl.SSLError, OSError, websockets.InvalidMessage)):
             await connect(f"{router.ws}/v1/stream", ssl=context, proxy=None)
+
+
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+async def test_a_resumed_session_ends_with_its_certificate(
+    start_router: StartRouter,
+    replica: Backend,
+    pki: Pki,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    version: ssl.TLSVersion,
+) -> None:
+    clients = Pki(tmp_path, "clients")
+    settings = pki.settings | {"tls_client_ca_file": str(clients.authority.ca)}
+    router = await start_router(replica.url, is_awaited=False, **settings)
+    own = clients.authority.sign("client", days=2)
+    context = pki.client(own)
+    context.minimum_version = context.maximum_version = version
+    client = ResumingClient(context, router.address)
+    request = HEALTH.replace(b"Host: a", b"Host: a\r\nConnection: close")
+    for is_resumed in (False, True):
+        found, answer = await asyncio.to_thread(client.request, request, 10.0)
+        assert found is is_resumed
+        assert answer.startswith(b"HTTP/1.1 200 ")
+    certificate = ssl._ssl._test_decode_cert(str(own[0]))  # type: ignore[attr-defined]
+    after = ssl.cert_time_to_seconds(certificate["notAfter"]) + 1.0
+    monkeypatch.setattr(client_tls, "now", lambda: after)
+    assert (await asyncio.to_thread(client.request, request, 10.0))[1] == b""
 
 
 async def test_changed_files_serve_new_connections_and_broken_ones_nobody(
