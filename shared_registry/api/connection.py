@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import asyncio
 from email.utils import formatdate
+from typing import Any, cast
 
+from starlette.types import Message
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from shared_registry.api.access import CERTIFICATE
@@ -28,6 +30,22 @@ Envoy 1.40 sends 77 kB each time it asks for endpoints, because it lists all its
 
 MOST_AT_ONCE = 20
 """How many requests of one connection may be unanswered. uvicorn answers one after the other, and keeps the rest."""
+
+
+class UnframedResponse(RequestResponseCycle):
+    """A response by HTTP/1.0, which knows no chunks: without a length, it ends with the connection."""
+
+    _has_length = True
+
+    async def send(self, message: Message) -> None:  # type: ignore[override]
+        """Send a part of the response."""
+        if message["type"] == "http.response.start":
+            self._has_length = any(name.lower() == b"content-length" for name, _ in message.get("headers", ()))
+            if not self._has_length:
+                self.chunked_encoding = False
+        elif message["type"] == "http.response.body" and not self._has_length:
+            self.expected_content_length = len(message.get("body", b""))  # whatever comes is right
+        await super().send(cast("Any", message))
 
 
 class ImpatientConnection(HttpToolsProtocol):
@@ -91,6 +109,8 @@ class ImpatientConnection(HttpToolsProtocol):
             ConnectionAbortedError: They are too many.
         """
         super().on_headers_complete()
+        if self.parser.get_http_version() == "1.0":
+            self.cycle.__class__ = UnframedResponse
         self._cycles = (*self._unanswered(), self.cycle)
         if len(self._cycles) > MOST_AT_ONCE:
             self.transport.abort()

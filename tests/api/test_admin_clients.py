@@ -181,6 +181,25 @@ def _is_open_to(client: socket.socket) -> bool:
         return bool(ends)
 
 
+@pytest.mark.parametrize(
+    ("path", "first"),
+    [(b"/events", b"event: snapshot\n"), (b"/v1/events/stream", b": no events\n"), (b"/healthz", b"{")],
+)
+async def test_http_1_0_gets_no_chunks(server: EmbeddedServer, path: bytes, first: bytes) -> None:
+    async with shown_fleet(server.url, 1) as fleet, asyncio.timeout(SECONDS):
+        url = httpx.URL(fleet.router.admin_url)
+        reader, writer = await asyncio.open_connection(url.host, url.port)
+        with contextlib.closing(writer):
+            writer.write(b"GET " + path + b" HTTP/1.0\r\nHost: localhost\r\n\r\n")
+            head = (await reader.readuntil(b"\r\n\r\n")).lower()
+            assert head.startswith(b"http/1.1 200 ")
+            assert b"\r\nconnection: close\r\n" in head
+            assert b"transfer-encoding" not in head
+            assert await reader.readexactly(len(first)) == first
+            if path == b"/healthz":
+                assert (await reader.read()).endswith(b"}")
+
+
 @pytest.mark.parametrize("headers", [{}, {"Connection": "Upgrade", "Upgrade": "h2c"}], ids=["plain", "an upgrade"])
 async def test_a_dashboard_that_is_read_stays(
     server: EmbeddedServer, monkeypatch: pytest.MonkeyPatch, headers: dict[str, str]
