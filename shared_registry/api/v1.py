@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import BaseRoute, Route
+from starlette.routing import BaseRoute, Match, Route
 from starlette.types import Receive, Scope, Send
 
 from shared_registry.api.access import Access
@@ -40,7 +40,22 @@ def api_routes(router: Router, access: Access, operations: Iterable[Operation]) 
         path = operation.path.replace("{replica}", "{replica:path}").replace("{name}", "{name:path}")
         methods.setdefault(path, {})[operation.method] = Endpoint(operation, router, access)
     longest_first = sorted(methods, key=lambda path: (path.count("/"), not path.endswith(":path}")), reverse=True)
-    return [*(Route(path, ByMethod(methods[path])) for path in longest_first), Route("/v1/{rest:path}", no_such_path)]
+    routes = (EndingRoute(path, ByMethod(methods[path])) for path in longest_first)
+    return [*routes, Route("/v1/{rest:path}", no_such_path)]
+
+
+class EndingRoute(Route):
+    """A route whose path may end with a word behind a url or name, such as `/drain`.
+
+    In a name such as `gpu/drain` the slash is percent-encoded, which the path that Starlette compares does not show.
+    """
+
+    def matches(self, scope: Scope) -> tuple[Match, Scope]:
+        """Return whether the route is that of a request."""
+        _, has_any, ending = self.path.rpartition(":path}")
+        if has_any and not scope.get("raw_path", b"").endswith(ending.encode()):
+            return Match.NONE, {}
+        return super().matches(scope)
 
 
 class ByMethod:

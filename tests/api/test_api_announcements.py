@@ -74,6 +74,18 @@ async def test_another_instance_learns_who_holds_the_url(
         assert (status, problem["code"], problem["holder"]) == (409, "taken", "host-7")
 
 
+async def test_an_encoded_name_may_end_like_a_path(
+    start_with_admin: StartRouter, admin_of: AdminOf, backend: Backend
+) -> None:
+    admin = admin_of(await start_with_admin(backend.url, **SETTINGS))
+    path, given = "/v1/announcements/gpu%2Fheartbeat", {"url": URL, "instance": ONE}
+    for method, way in (("PUT", ""), ("POST", "/heartbeat")):
+        answer = await admin.request(method, path + way, headers=ANNOUNCE, json=given)
+        assert (answer.status_code, answer.json()["state"]) == (200, "held")
+    assert (await admin.get(f"/v1/replicas/{URL}")).json()["name"] == "gpu/heartbeat"
+    assert (await admin.delete(path, headers=ANNOUNCE, params=given)).json()["state"] == "removed"
+
+
 async def test_an_announcement_without_heartbeats_expires(
     start_with_admin: StartRouter, admin_of: AdminOf, backend: Backend
 ) -> None:

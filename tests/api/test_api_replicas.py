@@ -103,6 +103,21 @@ async def test_the_last_replica_goes_by_force_only(
     await until(is_gone, "the replica is removed with its last session")
 
 
+@pytest.mark.parametrize("name", ["gpu/drain", "x/enable", "/disable", "a%2Fb", "gpü 7"])
+async def test_encoded_names_may_end_like_paths(
+    start_with_admin: StartRouter, admin_of: AdminOf, backend: Backend, name: str
+) -> None:
+    admin = admin_of(await start_with_admin(backend.url, **SETTINGS))
+    await call(admin, "PUT", f"/v1/replicas/{OTHER}", json={"name": name})
+    path = f"/v1/replicas/{quote(name, safe='')}"
+    assert (await call(admin, "GET", path))["name"] == name
+    assert (await call(admin, "PUT", path, json={"weight": 2.0}))["outcome"] == "updated"
+    assert (await call(admin, "POST", f"{path}/drain"))["outcome"] == "draining"
+    assert (await call(admin, "DELETE", path))["outcome"] == "removed"
+    answer = await admin.get(f"/v1/replicas/{OTHER}/drain")
+    assert (answer.status_code, answer.headers["allow"]) == (405, "POST")
+
+
 WRONG: list[tuple[str, dict[str, Any], int, str]] = [
     ("nobody", {}, 404, "replica"),
     ("http://127.0.0.2:1/path", {}, 400, "url"),
