@@ -24,6 +24,7 @@ from shared_registry.api.fleet_documents import (
 from shared_registry.api.operations import Call, Operation, event_text
 from shared_registry.api.pieces import list_response
 from shared_registry.api.problems import ApiProblem, ProblemDocument
+from shared_registry.model import is_later
 from shared_registry.registry.facade import SharedReplicaRegistry
 from shared_registry.store.event_document import event_document
 
@@ -94,10 +95,12 @@ async def _queue(call: Call) -> JsonObject:
 
 async def _page(call: Call) -> Response:
     query: EventsQuery = call.query
+    latest = (await call.registry.fleet.head()).revision  # before the events, so that none comes in between
     events = await call.registry.events(after=query.since, count=query.count)
+    before = events[0].previous if events else latest
     others = {
-        "revision": events[-1].id if events else query.since or call.registry.revision,
-        "is_complete": not events or query.since is None or events[0].previous == query.since,
+        "revision": events[-1].id if events else latest,
+        "is_complete": query.since is None or before == query.since,
     }
     return await list_response("events", (event_document(event) for event in events), others)
 
@@ -132,10 +135,14 @@ async def _follow(registry: SharedReplicaRegistry, since: str | None) -> AsyncGe
     loop, news = asyncio.get_running_loop(), asyncio.Event()
     end = registry.subscribe(lambda _: news.set(), with_sessions=False)
     try:
-        last = since or (await registry.fleet.head()).revision
+        latest = (await registry.fleet.head()).revision
+        last = since or latest
         history = registry.history_id
         yield COMMENT
         spoke_at = loop.time()
+        if is_later(last, latest):  # it is of a history that is lost
+            last = latest
+            yield event_text("gap", GapDocument(revision=last), event_id=last)
         while True:
             news.clear()
             seen = registry.revision

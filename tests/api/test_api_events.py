@@ -110,6 +110,23 @@ async def test_a_stream_tells_that_events_are_missing(
     assert not page["is_complete"]
 
 
+async def test_an_id_that_is_not_reached_yet_is_a_gap(
+    start_with_admin: StartRouter, admin_of: AdminOf, backend: Backend
+) -> None:
+    """Such as after a loss of all data, at a Redis whose clock is behind."""
+    router = await start_with_admin(backend.url)
+    future = "999999999999999-0"
+    async with stream(admin_of(router), headers={"Last-Event-ID": future}) as received:
+        name, event_id, data = await received.next()
+        assert (name, data) == ("gap", {"revision": event_id})
+        await registry_of(router).drain(backend.url, reason="later")
+        assert (await received.until_kind("replica_admin"))["reason"] == "later"
+    page = (await admin_of(router).get("/v1/events", params={"since": future})).json()
+    assert not page["is_complete"]
+    again = (await admin_of(router).get("/v1/events", params={"since": page["revision"]})).json()
+    assert again["is_complete"]
+
+
 async def test_pages_of_events_follow_each_other(
     start_with_admin: StartRouter, admin_of: AdminOf, backend: Backend
 ) -> None:
