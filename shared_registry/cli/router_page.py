@@ -20,6 +20,7 @@ from shared_registry.store.replica_fields import record_in
 
 MOST_BYTES = 64_000_000
 CHUNK = 65_536
+MOST_REASON = 300
 
 
 class PageUnreadable(Exception):
@@ -45,7 +46,7 @@ async def read_page(url: str, *, timeout_seconds: float) -> dict[str, Any]:
         async with asyncio.timeout(timeout_seconds):
             status, reason, body = await call_in_daemon_thread(lambda: _answer_of(connection, deadline))
         if status != http.client.OK:
-            raise PageUnreadable(f"{url} answers with {status} {reason}; is it a router's address?")
+            raise PageUnreadable(f"{url} answers with {status} {reason}{_why_refused(body)}")
         document = json.loads(body)
     except TimeoutError as error:
         raise PageUnreadable(too_late) from error
@@ -84,6 +85,16 @@ def _answer_of(connection: http.client.HTTPConnection, deadline: float) -> tuple
                 if len(body) > MOST_BYTES:
                     raise http.client.HTTPException(f"it sends more than {MOST_BYTES:,} bytes")
             return response.status, response.reason, bytes(body)
+
+
+def _why_refused(body: bytes) -> str:
+    """Return what a router says of its refusal, such as that it asks for a token, or a guess if it is no router."""
+    try:
+        document = json.loads(body)
+        told = [document[name] for name in ("detail", "remedy", "message") if name in document]
+    except (ValueError, TypeError, RecursionError):
+        told = []
+    return f": {'; '.join(map(str, told))[:MOST_REASON]}" if told else "; is it a router's address?"
 
 
 def _connection(url: str, timeout_seconds: float) -> http.client.HTTPConnection:

@@ -228,6 +228,25 @@ def test_a_malformed_status_is_refused(body: str, options: list[str]) -> None:
     assert len(done.err.splitlines()) == 1
 
 
+@pytest.mark.parametrize(
+    ("body", "why"),
+    [
+        ('{"detail": "without a token nobody may read here", "remedy": "send one"}', ": without a token nobody may"),
+        ('{"message": "this router needs an API key"}', ": this router needs an API key"),
+        ("[1]", "; is it a router's address?"),
+        ("<html>", "; is it a router's address?"),
+        ('{"detail": "' + "x" * 5000 + '\\u001b[31m"}', ": xxx"),
+    ],
+)
+def test_a_router_that_refuses_says_why(body: str, why: str) -> None:
+    head = f"HTTP/1.1 401 Unauthorized\r\ncontent-length: {len(body)}\r\n\r\n"
+    with answering([head.encode(), body.encode()]) as url:
+        done = invoke("status", "--from", url)
+    assert (done.code, done.out) == (3, "")
+    assert f"{url} answers with 401 Unauthorized{why}" in done.err
+    assert len(done.err) < 500
+
+
 def test_a_reason_cannot_control_the_terminal() -> None:
     with answering([b"HTTP/1.1 500 \x1b[31mred\r\ncontent-length: 0\r\n\r\n"]) as url:
         done = invoke("status", "--from", url)
