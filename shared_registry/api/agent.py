@@ -18,11 +18,14 @@ from shared_registry.api.service_state import Service, service_state
 from shared_registry.errors import RegistryError
 from shared_registry.model import Replica, ReplicaStatus
 from shared_registry.proxy.app import Router
+from shared_registry.proxy.descriptors import within_limit
 from shared_registry.proxy.pool import Pool
 
 PATIENCE_SECONDS = 2.0
 """How long a client may take to send its line, and to read the answer."""
 MOST_CLIENTS = 1_000
+PART = 8
+"""Of all descriptors, clients take at most one in so many."""
 MOST_BYTES = 2_048
 MOST_PERCENT = 25_600
 """The highest weight that HAProxy takes in percent; whatever that makes, it uses at most 256."""
@@ -43,10 +46,13 @@ class AgentServer:
     async def serve(self, router: Router) -> None:
         """Answer until cancelled; then break off what is under way."""
         clients: set[_Client] = set()
-        server = await asyncio.get_running_loop().create_server(lambda: _Client(router, clients), sock=self._listener)
+        most = within_limit(MOST_CLIENTS, PART)
+        router.descriptors.others.append(lambda: len(clients))
+        loop = asyncio.get_running_loop()
+        server = await loop.create_server(lambda: _Client(router, clients, most), sock=self._listener)
         logger.info("agent: answering HAProxy on port %d", self._listener.getsockname()[1])
         try:
-            await asyncio.get_running_loop().create_future()
+            await loop.create_future()
         finally:
             server.close()
             for client in tuple(clients):
@@ -59,14 +65,15 @@ class _Client(asyncio.Protocol):
     _transport: asyncio.Transport | None = None
     _limit: asyncio.TimerHandle | None = None
 
-    def __init__(self, router: Router, clients: set[_Client]) -> None:
+    def __init__(self, router: Router, clients: set[_Client], most: int) -> None:
         self._router = router
         self._clients = clients
+        self._most = most
         self._received = b""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         self._transport = transport
-        if len(self._clients) >= MOST_CLIENTS:
+        if len(self._clients) >= self._most:
             transport.abort()
             return
         self._clients.add(self)

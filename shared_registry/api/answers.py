@@ -42,7 +42,7 @@ class Answers(uvicorn.Server):
                 lifespan="off",
                 interface="asgi3",
                 log_config=None,
-                log_level=logging.WARNING,
+                log_level=logging.ERROR,  # any client could write the warnings, one with each request
                 access_log=False,
                 proxy_headers=False,
                 server_header=False,

@@ -8,8 +8,10 @@ a request is, or how many a client sends before it has read the answer to the fi
 from __future__ import annotations
 
 import asyncio
+import logging
+import math
 from email.utils import formatdate
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 from starlette.types import Message
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
@@ -32,6 +34,13 @@ MOST_AT_ONCE = 20
 """How many requests of one connection may be unanswered. uvicorn answers one after the other, and keeps the rest."""
 
 
+SPARE = 16
+"""How many connections, beyond those that are served, may send a request to get 503. Further ones are closed."""
+SILENT_SECONDS = 60.0
+"""How often at most the log says that connections are closed."""
+logger = logging.getLogger(__name__)
+
+
 class UnframedResponse(RequestResponseCycle):
     """A response by HTTP/1.0, which knows no chunks: without a length, it ends with the connection."""
 
@@ -51,6 +60,7 @@ class UnframedResponse(RequestResponseCycle):
 class ImpatientConnection(HttpToolsProtocol):
     """One connection of a client."""
 
+    _logged_at: ClassVar[float] = -math.inf
     _request_limit: asyncio.TimerHandle | None = None
     _accept_limit: asyncio.TimerHandle | None = None
     _incomplete_bytes = 0
@@ -62,6 +72,10 @@ class ImpatientConnection(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Expect the first request."""
         super().connection_made(transport)
+        if self.limit_concurrency is not None and len(self.connections) > self.limit_concurrency + SPARE:
+            self._log_excess()
+            transport.abort()
+            return
         self._certificate_name = name_in_certificate(transport.get_extra_info("peercert"))
         self._expect_request()
 
@@ -128,6 +142,12 @@ class ImpatientConnection(HttpToolsProtocol):
         super().on_message_complete()
 
     # Inside
+
+    def _log_excess(self) -> None:
+        now = self.loop.time()
+        if now >= ImpatientConnection._logged_at + SILENT_SECONDS:
+            ImpatientConnection._logged_at = now
+            logger.warning("admin: %d connections are open; closing further ones", self.limit_concurrency)
 
     def _unanswered(self) -> list[RequestResponseCycle]:
         return [cycle for cycle in self._cycles if not cycle.response_complete]

@@ -20,6 +20,7 @@ from shared_registry.api.tokens import Tokens
 from shared_registry.config import RouterConfig
 from shared_registry.proxy import listening
 from shared_registry.proxy.app import Router
+from shared_registry.proxy.descriptors import within_limit
 from shared_registry.telemetry.counting import Counting
 
 if TYPE_CHECKING:
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
 
 MOST_REQUESTS = 100
 """The most connections at once that are answered, besides those that hold leases; others get 503."""
+PART = 4
+"""Of all descriptors, connections to the admin address take at most one in so many."""
 SHORT_TURN_SECONDS = 0.0005
 """For how long a thread that imports may keep the event loop waiting each time. Python's own time is ten times that."""
 logger = logging.getLogger(__name__)
@@ -81,7 +84,8 @@ class AdminServer:
             from shared_registry.telemetry.page import MetricsPage  # noqa: PLC0415
 
             app = admin_app(router, self._config, MetricsPage(router, counting), live, self._tokens)
-            return Answers(app, MOST_REQUESTS + self._config.max_api_leases, self._tls.context if self._tls else None)
+            most = within_limit(MOST_REQUESTS + self._config.max_api_leases, PART)
+            return Answers(app, most, self._tls.context if self._tls else None)
 
         usual = sys.getswitchinterval()
         sys.setswitchinterval(SHORT_TURN_SECONDS)
@@ -94,6 +98,7 @@ class AdminServer:
         finally:
             sys.setswitchinterval(usual)
         give_back()
+        router.descriptors.others.append(lambda: len(answers.server_state.connections))
         await answers.run_until_cancelled(self._listener)
 
 

@@ -36,6 +36,7 @@ class Descriptors:
         clients: Returns the number of client connections. `None` if the server does not provide it; then there is no
             limit.
         max_clients: The setting of that name.
+        others: Each returns the number of connections of another kind, such as those to the admin address.
     """
 
     def __init__(
@@ -57,6 +58,7 @@ class Descriptors:
         self._idle = idle
         self._close_idle = close_idle
         self.max_clients: int | None = None
+        self.others: list[Callable[[], int]] = []
         self._open_before = 0
         self._soft_limit = 0
         self._is_full = False
@@ -84,7 +86,7 @@ class Descriptors:
                 return False
         used = clients + max(clients, sessions)
         self._soft_limit = soft_limit()
-        if used <= self._soft_limit // 2 and not self._is_full:
+        if used + self._other_count() <= self._soft_limit // 2 and not self._is_full:
             return True
         room = self.room()
         self._note(used, room)
@@ -105,7 +107,7 @@ class Descriptors:
     def room(self) -> int:
         """Return the number of descriptors that clients and sessions may take."""
         limit = soft_limit()
-        return limit - min(self._reserve(self._replicas()), limit // 2)
+        return limit - min(self._reserve(self._replicas()), limit // 2) - self._other_count()
 
     def report(self, config: RouterConfig) -> None:
         """Log the number of sessions that there is room for; as a warning if more are expected."""
@@ -125,6 +127,9 @@ class Descriptors:
             "router: room for %d sessions only, at %d open files and %d replicas; there may be %s, which takes %d: %s",
             *(fitting, limit, replicas, what, reserve + 2 * (expected + waiting), REMEDY),
         )
+
+    def _other_count(self) -> int:
+        return sum(count() for count in self.others)
 
     def _reserve(self, replicas: int) -> int:
         return self._open_before + OTHERS + GUESTS + replicas
@@ -146,6 +151,11 @@ class Descriptors:
         elif self._is_full and used <= room * 0.9:
             self._is_full = False
             logger.info("router: has room again")
+
+
+def within_limit(wanted: int, part: int) -> int:
+    """Return a number of connections: what is wanted, but at most such a part of all descriptors."""
+    return min(wanted, soft_limit() // part)
 
 
 def soft_limit() -> int:

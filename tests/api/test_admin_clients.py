@@ -181,6 +181,18 @@ def _is_open_to(client: socket.socket) -> bool:
         return bool(ends)
 
 
+async def test_wrong_requests_write_no_lines(server: EmbeddedServer, caplog: pytest.LogCaptureFixture) -> None:
+    upgrade = STATUS[:-2] + b"Connection: Upgrade\r\nUpgrade: websocket\r\n\r\n"
+    async with shown_fleet(server.url, 1) as fleet, asyncio.timeout(SECONDS):
+        url = httpx.URL(fleet.router.admin_url)
+        for sent, status in ((b"nonsense\r\n\r\n", b"400"), (upgrade, b"200")):
+            reader, writer = await asyncio.open_connection(url.host, url.port)
+            with contextlib.closing(writer):
+                writer.write(sent)
+                assert (await reader.readline()).split()[1] == status
+    assert [record for record in caplog.records if record.name.startswith("uvicorn")] == []
+
+
 @pytest.mark.parametrize(
     ("path", "first"),
     [(b"/events", b"event: snapshot\n"), (b"/v1/events/stream", b": no events\n"), (b"/healthz", b"{")],

@@ -18,6 +18,7 @@ from websockets.exceptions import InvalidStatus
 
 from tests.proxy.conftest import SECONDS, RouterProcess, RunningRouter, StartProcess, StartRouter
 from tests.support.backend import Backend
+from tests.support.programs import free_port
 from tests.support.until import until
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -136,6 +137,28 @@ async def test_clients_that_send_nothing_do_not_hide_its_health(
     assert descriptors_of(router) < FEW
     assert (await page(router, "/served")).status_code == 503
     assert (await page(router, "/served")).headers["retry-after"] == "1"
+
+
+@pytest.mark.parametrize("kind", ["admin_port", "agent_port"])
+async def test_connections_to_other_ports_leave_clients_room(
+    kind: str, start_process: StartProcess, start_router: StartRouter, backend: Backend, clients: list[Stream]
+) -> None:
+    port = free_port()
+    router = await start_process(backend.url, open_files=f"-n {FEW}", **{"admin_port": "off", kind: port})
+    other = await start_router(backend.url)
+    clients += [await asyncio.open_connection("127.0.0.1", port) for _ in range(3 * FEW)]
+    await works(router, other, seconds=1)
+    assert descriptors_of(router) < FEW
+    assert (await page(router, "/served")).status_code == 200
+    sessions = [await knock(router, b"GET /wait HTTP/1.1\r\nHost: a\r\n\r\n") for _ in range(FEW)]
+    clients += sessions
+    found = await answers(sessions)
+    assert found["none"] > 0
+    assert found["503"] > 0
+    await works(router, other, seconds=1)
+    assert descriptors_of(router) < FEW
+    assert "too many open files" not in router.command.err.lower()
+    backend.go_on.set()
 
 
 async def test_idle_connections_make_room_for_new_clients(
