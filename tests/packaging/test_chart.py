@@ -65,6 +65,15 @@ def test_objects_belong_together(name: str, charts: Charts) -> None:
                     assert container[kind]["httpGet"]["port"] in ports
 
 
+def test_a_sidecar_and_its_pod_get_what_they_need(charts: Charts) -> None:
+    pod = named(charts["private"], "StatefulSet")["spec"]["template"]["spec"]
+    assert (pod["priorityClassName"], pod["runtimeClassName"]) == ("gpu", "nvidia")
+    _, sidecar = pod["containers"]
+    assert {"name": "ca", "mountPath": "/ca"} in sidecar["volumeMounts"]
+    assert {"name": "TZ", "value": "UTC"} in sidecar["env"]
+    assert sidecar["resources"]["limits"] == {"cpu": "100m", "memory": "256Mi"}
+
+
 def test_probes_ask_the_admin_address(charts: Charts) -> None:
     for name in ("default", "tls", "production"):
         [container] = named(charts[name], "Deployment")["spec"]["template"]["spec"]["containers"]

@@ -87,6 +87,13 @@ def test_only_routers_reach_replicas(charts: Charts) -> None:
     assert not wanted <= replicas.items()
 
 
+def test_routers_reach_the_port_of_probes(charts: Charts, tmp_path: Path) -> None:
+    [rule] = named(charts["join"], "NetworkPolicy", f"{RELEASE}-replica")["spec"]["ingress"]
+    assert rule["ports"] == [{"port": "http"}]
+    [rule] = named(charts["private"], "NetworkPolicy", f"{RELEASE}-replica")["spec"]["ingress"]
+    assert rule["ports"] == [{"port": "http"}, {"port": settings_of(charts["private"], tmp_path).health_check_port}]
+
+
 def test_the_admin_address_is_open_to_those_named(charts: Charts) -> None:
     [clients] = named(charts["default"], "NetworkPolicy")["spec"]["ingress"]
     assert clients == {"ports": [{"port": "clients"}]}

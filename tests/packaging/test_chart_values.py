@@ -43,6 +43,9 @@ WRONG = {
     "replicas.enabled=true,replicas.image=x,replicas.join=wrapper": "replicas.command",
     "replicas.enabled=true,replicas.image=x,replicas.capacity=0,replicas.autoscaling.enabled=true": "replicas.capacity",
     "replicas.enabled=true,replicas.image=x,replicas.autoscaling.min=9": "replicas.autoscaling.min",
+    "routers.enabled=false,replicas.enabled=true,replicas.image=x,replicas.autoscaling.enabled=true": (
+        "replicas.autoscaling.selector"
+    ),
     "replicas.enabled=true,replicas.image=x,config.pools[0].name=a": "config.pools",
 }
 

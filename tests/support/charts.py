@@ -13,6 +13,20 @@ Values = tuple[tuple[Path, ...], tuple[str, ...]]
 PASSWORD = "geheim"
 TRIAL = f"redis.url=redis://:{PASSWORD}@redis:6379/0"
 JOINS = EXAMPLES / "join.yaml"
+PRIVATE = (
+    "replicas.scheme=https",
+    "config.replica_tls.ca_file=/ca/ca.crt",
+    "config.health_check.port=9090",
+    "replicas.volumes[0].name=ca",
+    "replicas.volumes[0].secret.secretName=ca",
+    "replicas.sidecar.volumeMounts[0].name=ca",
+    "replicas.sidecar.volumeMounts[0].mountPath=/ca",
+    "replicas.sidecar.env[0].name=TZ",
+    "replicas.sidecar.env[0].value=UTC",
+    "replicas.sidecar.resources.limits.cpu=100m",
+    "replicas.priorityClassName=gpu",
+    "replicas.runtimeClassName=nvidia",
+)
 VALUES: dict[str, Values] = {
     "default": ((), ()),
     "trial": ((), (TRIAL,)),
@@ -23,6 +37,7 @@ VALUES: dict[str, Values] = {
     "tls": ((), ("tls.existingSecret=router-tls", "tls.clientCa=true")),
     "no-policies": ((JOINS,), ("networkPolicy.enabled=false", "replicas.podDisruptionBudget.enabled=false")),
     "replicas-alone": ((JOINS,), ("routers.enabled=false", "config.namespace=llama")),
+    "private": ((JOINS,), PRIVATE),
     "account": ((EXAMPLES / "discovery.yaml",), ("serviceAccount.create=false", "serviceAccount.name=mine")),
     **{name: ((EXAMPLES / f"{name}.yaml",), ()) for name in ("discovery", "join", "fastvideo", "production")},
 }

@@ -155,6 +155,9 @@ seccompProfile: {type: RuntimeDefault}
 {{- if and .autoscaling.enabled (not .capacity) }}
 {{- fail "replicas.capacity: autoscaling counts slots, so replicas need a capacity" }}
 {{- end }}
+{{- if and .autoscaling.enabled (not $.Values.routers.enabled) (not .autoscaling.selector) }}
+{{- fail "replicas.autoscaling.selector: name the labels of the metric, which the routers of another release have" }}
+{{- end }}
 {{- if gt (int .autoscaling.min) (int .autoscaling.max) }}
 {{- fail "replicas.autoscaling.min: is above replicas.autoscaling.max" }}
 {{- end }}
