@@ -18,6 +18,7 @@ from shared_registry.config import RouterConfig, validate_endpoint
 from shared_registry.config.rules import check_name
 from shared_registry.errors import ConfigError, StoreError, UsageError
 from shared_registry.model import ReplicaEndpoint
+from shared_registry.store.address_watch import watch_address
 from shared_registry.store.answers import new_token
 from shared_registry.store.commands import Store
 from shared_registry.store.replies import Announced, AnnouncedAs, Beat, BeatWord, Withdrawn
@@ -98,8 +99,10 @@ class Announcement:
         """Begin to announce."""
         if self._task is not None:
             raise UsageError("an Announcement serves one block; make a new one")
-        work = keep_running(f"announcement of {self._key}", self._run, clock=SystemClock(), rng=random.Random())
-        self._task = asyncio.create_task(work, name=f"announcement of {self._key}")
+        name = f"announcement of {self._key}"
+        work = keep_running(name, self._run, clock=SystemClock(), rng=random.Random())
+        self._task = asyncio.create_task(work, name=name)
+        self._outsider.follow_primary()
         return self
 
     async def __aexit__(
@@ -137,23 +140,30 @@ class Announcement:
     async def drain(self, timeout_seconds: float) -> bool:
         """Take no new sessions, and wait for the end of those on the replica. Return whether all have ended.
 
-        Heartbeats go on. While Redis is away it waits on, because the sessions may still run.
+        Heartbeats go on. While Redis is away it waits on, because the sessions may still run. If Redis has lost that
+        the replica drains, such as in a failover, it says so again. If Redis does not know the replica any more,
+        routers have one time to live to put it back.
         """
         deadline = time.monotonic() + timeout_seconds
         is_asked = False
+        lost_at: float | None = None
         while self._is_held.is_set() or is_asked:
             self._is_leaving = True
             with contextlib.suppress(StoreError):
                 if not is_asked:
                     reply = await self._store.withdraw(self._key, self.instance, by=self.owner, when_drained=True)
-                    if reply.result is not Withdrawn.DRAINING:
+                    if reply.result in (Withdrawn.REMOVED, Withdrawn.TAKEN):
                         self._is_held.clear()
                         return True
                     is_asked = True
                 beat = await self._store.beat(self._key, self.instance)
-                if beat.word is not BeatWord.DRAINING:
+                is_lost = beat.word is BeatWord.UNKNOWN
+                lost_at = (lost_at or time.monotonic()) if is_lost else None
+                is_given_up = lost_at is not None and time.monotonic() - lost_at >= self._ttl_seconds
+                if is_given_up or beat.word not in (BeatWord.DRAINING, BeatWord.HELD, BeatWord.UNKNOWN):
                     self._is_held.clear()
                     return True
+                is_asked = beat.word is not BeatWord.HELD
                 self._in_flight = beat.in_flight
             if time.monotonic() >= deadline:
                 logger.warning("announcement: %s still has %d sessions", self._key, self._in_flight)
@@ -253,9 +263,20 @@ class _Connection(Outsider):
     def __init__(self, config: RouterConfig) -> None:
         super().__init__(config)
         self.store = Store(self._clients, self._keys, router="", timeout_seconds=self._timeout_seconds)
+        self._following: asyncio.Task[None] | None = None
+
+    def follow_primary(self) -> None:
+        """From now on ask the sentinels, if there are any, whether the primary has moved; see `watch_address`."""
+        if self._clients.ask_address is not None:
+            failover, seconds = self._clients.failover, self._timeout_seconds
+            work = watch_address(self._clients.ask_address, failover, timeout_seconds=seconds, clock=SystemClock())
+            self._following = asyncio.create_task(work, name="sentinels")
 
     async def close(self) -> None:
         """Disconnect."""
+        if self._following is not None:
+            self._following.cancel()
+            await asyncio.wait((self._following,))
         await self._clients.close()
 
 
