@@ -2,8 +2,8 @@
 
 python haproxy_fill.py --socket /run/haproxy/admin.sock --state /var/lib/haproxy/server-state http://127.0.0.1:10001 http://127.0.0.1:10002
 
-It reads `/status` of the first admin address that answers, every second, and needs nothing but Python. HAProxy's agent
-checks then say which replicas take sessions. If this program ends, only new replicas stay unknown to HAProxy.
+It reads `/status` of the first router that knows the replicas, every second, and needs nothing but Python. HAProxy's
+agent checks then say which replicas take sessions. If this program ends, only new replicas stay unknown to HAProxy.
 """
 
 from __future__ import annotations
@@ -25,21 +25,26 @@ logger = logging.getLogger("haproxy_fill")
 Address = tuple[str, int]
 
 
-def replicas_of(admin_urls: list[str], pool: str) -> dict[Address, str]:
-    """Return the url of each replica that is registered, by its IP address and port."""
+def status_of(admin_urls: list[str], pool: str) -> dict[str, Any]:
+    """Return the status at the first router that knows the replicas now. One that has just started does not."""
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-    for at, url in enumerate(admin_urls, 1):
+    reasons: list[str] = []
+    for url in admin_urls:
         try:
             with opener.open(f"{url}/status", timeout=PATIENCE_SECONDS) as response:
                 status: dict[str, Any] = json.load(response)
-            break
-        except OSError:
-            if at == len(admin_urls):
-                raise
-    if pool:
-        status = status["pools"][pool]
-    if not status["revision"] or status["is_stale"]:
-        raise OSError("the router does not know the replicas now")
+            status = status["pools"][pool] if pool else status
+            if status["age_seconds"] is not None and not status["is_stale"] and not status["is_settling"]:
+                return status
+            reasons.append(f"{url} does not know the replicas now")
+        except (OSError, ValueError, KeyError) as error:
+            reasons.append(f"{url}: {error!r}")
+    raise OSError("; ".join(reasons))
+
+
+def replicas_of(admin_urls: list[str], pool: str) -> dict[Address, str]:
+    """Return the url of each replica that is registered, by its IP address and port."""
+    status = status_of(admin_urls, pool)
     found: dict[Address, str] = {}
     for replica in status["replicas"]:
         parts = urlsplit(replica["url"])

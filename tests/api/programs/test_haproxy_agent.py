@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+import importlib.util
 import sys
 from pathlib import Path
+from types import ModuleType
 
 import httpx
 import pytest
@@ -77,3 +80,26 @@ async def test_haproxy_follows_drain_health_and_registration(
                 await goes_to("503")
             finally:
                 fill.kill()
+
+
+def filler() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("haproxy_fill", EXAMPLES / "haproxy_fill.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+async def test_a_router_that_knows_nothing_takes_no_server_away(start_with_admin: StartRouter) -> None:
+    """Such as one that was restarted while Redis is away."""
+    fill = filler()
+    async with Backend() as backend:
+        blind = await start_with_admin(redis_url=f"redis://127.0.0.1:{free_port()}/0", is_awaited=False)
+        router = await start_with_admin(backend.url)
+        urls = [blind.admin_url, router.admin_url]
+        assert await asyncio.to_thread(fill.replicas_of, urls, "") == {("127.0.0.1", backend.port): backend.url}
+        with pytest.raises(OSError, match="does not know the replicas now"):
+            await asyncio.to_thread(fill.replicas_of, urls[:1], "")
+        with pytest.raises(OSError, match="KeyError"):
+            await asyncio.to_thread(fill.replicas_of, urls[1:], "no-such-pool")
