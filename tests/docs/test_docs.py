@@ -13,6 +13,7 @@ PAGES = [
     path for folder in ("", "docs/", "docs/*/", "examples/*/") for path in sorted(TESTS.parent.glob(f"{folder}*.md"))
 ]
 LINKS = re.compile(r"\]\((?!https?:)([^)#\s]*)#?([^)\s]*)\)")
+FILES = re.compile(r"`((?:shared_registry|tests|lua|docs|examples|charts|benchmarks)/[\w/.-]*\.[a-z]+)")
 NAMED = sorted(set(re.findall(r"`([a-z_/]+\.py)::(test_\w+)`", GUARANTEES.read_text(encoding="utf-8"))))
 
 
@@ -31,6 +32,12 @@ def test_every_link_leads_somewhere(page: Path) -> None:
         there = page.parent / target if target else page
         assert there.exists(), f"{page.name} links to {target}"
         assert not anchor or anchor in anchors_of(there), f"{target} has no {anchor}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(TESTS.parent)))
+def test_every_named_file_exists(page: Path) -> None:
+    named = set(FILES.findall(page.read_text(encoding="utf-8")))
+    assert [name for name in sorted(named) if not (TESTS.parent / name).exists()] == []
 
 
 def anchors_of(page: Path) -> set[str]:
