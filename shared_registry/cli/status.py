@@ -74,8 +74,8 @@ def _facts(config: RegistryAddress, overview: Overview) -> Table:
         facts.append(("probing", _shares(overview)))
     facts.append(("queue", _queue(overview)))
     if overview.panic:
-        words = f"{printable(overview.panic)}: sessions that find no free slot on a healthy replica use others"
-        facts.append(("panic", Text(words, "red")))
+        why = f"began with {printable(overview.panic)}"
+        facts.append(("panic", Text(f"{why}: sessions that find no free slot on a healthy replica use others", "red")))
     for router, reason in overview.trouble.items():
         words = f"{printable(router)} cannot connect to replicas: {printable(reason)}"
         facts.append(("trouble", Text(words, "red")))

@@ -19,6 +19,7 @@ MOST_LINES = 100
 """Up to how many replicas each has a line of its own when a router starts."""
 PATIENCE_LEASES = 3
 """After how many leases without a leader a router that has started logs it. An election takes about one."""
+PANICKING = "no replica is healthy; in the panic, sessions that take a slot use others"
 EJECTED = "ejected, because sessions fail on it"
 _TEXTS: Mapping[type[Happening], str] = MappingProxyType(
     {
@@ -72,6 +73,12 @@ class Narrator:
             self._log_selection_soon()
         elif isinstance(happening, happenings.LeaderChanged):
             self._log_leader(happening.leader)
+        elif isinstance(happening, happenings.PanicBegan):
+            self._log_panic(happening.reason)
+            self._log_selection_soon()
+        elif isinstance(happening, happenings.PanicEnded):
+            logger.info("panic: %sis over", self._of_pool, extra=self._fields)
+            self._log_selection_soon()
         elif isinstance(happening, happenings.ViewStale | happenings.ViewFresh):
             self._log_selection_soon()
 
@@ -84,6 +91,8 @@ class Narrator:
         else:
             for replica in replicas:
                 self._log_replica(replica.record, _text_of_all(replica.record))
+        if self._registry.panic is not None:
+            self._log_panic(str(self._registry.panic))
         self._log_selection()
 
     def _log_counts(self, records: Sequence[ReplicaRecord]) -> None:
@@ -105,6 +114,10 @@ class Narrator:
             text = "leader: %snobody was elected within %g s after the start"
             logger.warning(text, self._of_pool, seconds, extra=self._fields)
 
+    def _log_panic(self, reason: str) -> None:
+        text = "panic: %s%s: sessions that find no free slot on a healthy replica use others"
+        logger.warning(text, self._of_pool, reason, extra=self._fields)
+
     def _log_replica(self, record: ReplicaRecord, text: str) -> None:
         level = logging.WARNING if _is_down(record) else logging.INFO
         extra = {**self._fields, "replica": record.endpoint.url}
@@ -122,7 +135,8 @@ class Narrator:
         replicas = [replica.record for replica in self._registry.all()]
         able = [record for record in replicas if record.is_selectable]
         if self._registry.is_stale or not able:
-            where = "no replica can take a session"
+            is_panic = self._registry.panic is not None and not self._registry.is_stale
+            where = PANICKING if is_panic else "no replica can take a session"
             is_new = any(record.health.status is ReplicaStatus.UNKNOWN for record in replicas)
             level = logging.INFO if is_new and not self._registry.is_stale else logging.ERROR
         else:

@@ -20,6 +20,8 @@ from shared_registry.cli.console import duration, printable, timestamp
 from shared_registry.cli.event_lines import event_line
 from shared_registry.cli.overview_document import overview_document
 from shared_registry.cli.redis_cli import key_commands, redis_cli
+from shared_registry.cli.status import overview_text
+from shared_registry.cli.tables import lines_of
 from shared_registry.config import RouterConfig
 from shared_registry.errors import StoreUnavailable
 from shared_registry.model import AdminState, Event, EventKind, Plan, ReplicaEndpoint, ReplicaRecord
@@ -187,3 +189,10 @@ def test_the_page_lists_every_key_of_the_status() -> None:
 def test_a_name_cannot_control_the_terminal_after_a_change() -> None:
     [line] = result_lines(Results([Result("http://a", "\x1b[31mevil\n", "draining")]))
     assert line == "\\x1b[31mevil\\n http://a: draining"
+
+
+def test_the_numbers_of_a_panic_are_those_of_its_beginning() -> None:
+    head = Head(history_id="h", revision="1-0", epoch=1)
+    overview = Overview(0.0, head, None, 1, 0, [], "1 of 4 active replicas healthy, panic_percent is 50")
+    lines = list(lines_of(overview_text(RouterConfig(), overview)))
+    assert any(line.startswith("panic      began with 1 of 4 active replicas healthy") for line in lines)

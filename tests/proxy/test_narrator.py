@@ -10,9 +10,10 @@ import pytest
 
 from shared_registry import ReplicaEndpoint, RouterConfig, SharedReplicaRegistry
 from shared_registry.embedded import EmbeddedServer
-from shared_registry.proxy.narrator import PATIENCE_LEASES, Narrator
+from shared_registry.proxy.narrator import PANICKING, PATIENCE_LEASES, Narrator
 from tests.support.until import until
 
+SPARING = "sessions that find no free slot on a healthy replica use others"
 A, B = "http://10.0.0.1:8000", "http://10.0.0.2:8000"
 
 
@@ -61,19 +62,33 @@ async def test_each_change_is_logged_once(fleet: Fleet, caplog: pytest.LogCaptur
         fleet.errors[A] = "HTTP 503"
         await until(lambda: f"select: new sessions go to {B}" in caplog.messages)
         await registry.drain(B, by="me", reason="update")
-        await until(lambda: "select: no replica can take a session" in caplog.messages)
+        await until(lambda: f"select: {PANICKING}" in caplog.messages)
         await registry.deregister(A)
-        await until(lambda: f"replica: a ({A}) is removed" in caplog.messages)
+        await until(lambda: "select: no replica can take a session" in caplog.messages)
         await asyncio.sleep(0.3)  # the event stream brings what the replies have brought
     await registry.enable(B)
     assert [(record.levelname, record.getMessage()) for record in caplog.records] == [
         ("WARNING", f"replica: a ({A}) is unhealthy (HTTP 503)"),
         ("INFO", f"select: new sessions go to {B}"),
         ("INFO", f"replica: {B} is draining (update)"),
-        ("ERROR", "select: no replica can take a session"),
+        ("WARNING", f"panic: 0 of 1 active replicas healthy, panic_percent is 50: {SPARING}"),
+        ("ERROR", f"select: {PANICKING}"),
         ("INFO", f"replica: a ({A}) is removed"),
+        ("INFO", "panic: is over"),
+        ("ERROR", "select: no replica can take a session"),
     ]
-    assert [getattr(record, "replica", None) for record in caplog.records] == [A, None, B, None, A]
+    assert [getattr(record, "replica", None) for record in caplog.records] == [A, None, B, None, None, A, None, None]
+
+
+async def test_a_panic_is_logged_at_the_start(fleet: Fleet, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, logger="shared_registry.proxy.narrator")
+    fleet.errors = {A: "HTTP 503", B: "HTTP 503"}
+    await until(lambda: not any(replica.is_healthy for replica in fleet.registry.all()), "both are down")
+    with Narrator(fleet.registry, pool="video").narrating():
+        assert f"panic: video: 0 of 2 active replicas healthy, panic_percent is 50: {SPARING}" in caplog.messages
+        assert caplog.messages[-1] == f"select: video: {PANICKING}"
+        fleet.errors = {A: None, B: None}
+        await until(lambda: "panic: video: is over" in caplog.messages, "one is healthy again")
 
 
 async def test_a_narrator_that_has_ended_logs_nothing(fleet: Fleet, caplog: pytest.LogCaptureFixture) -> None:
