@@ -126,6 +126,7 @@ class Situation:
         away_seconds: For how long Redis could not be read, or could not be written; `None` while it can.
         is_stale: Whether the view is so old that nothing is selected.
         is_settling: Whether new sessions get no slot, because what ran before a loss of data comes back.
+        is_loaded: Whether the shared state was ever read; if not, nothing is known of the leader either.
     """
 
     at: float
@@ -137,6 +138,7 @@ class Situation:
     away_seconds: float | None = None
     is_stale: bool = False
     is_settling: bool = False
+    is_loaded: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,6 +171,7 @@ def _head(fleet: FleetCounts, situation: Situation) -> tuple[Level, str]:
     leaderless = "" if lasts is None else f" since {since(situation.at - lasts)}"
     has_trouble = fleet.healthy < fleet.active or fleet.ejected or fleet.over_capacity
     matters = [
+        (not situation.is_loaded, Level.BAD, "Not serving, because Redis has not been read yet"),
         (situation.is_stale, Level.BAD, f"Not serving, because Redis has been away{away} and the view is too old"),
         (not fleet.registered, Level.BAD, "Not serving"),
         (away, worst, f"Redis is away{away}, {'serving' if serves else 'not serving'}"),

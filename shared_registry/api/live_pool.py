@@ -220,6 +220,7 @@ class LivePool:
                 away_seconds=away,
                 is_stale=registry.is_stale,
                 is_settling=registry.is_settling,
+                is_loaded=age is not None,
             ),
         )
         return {

@@ -29,6 +29,7 @@ def page_summary(page: Mapping[str, Any], overview: Overview) -> Summary:
         away_seconds=_away_seconds(page),
         is_stale=bool(page["is_stale"]),
         is_settling=overview.head.is_settling,
+        is_loaded=page["age_seconds"] is not None,
     )
     return summarize(FleetCounts.of(overview.replicas), situation)
 
@@ -74,7 +75,7 @@ def _away_seconds(page: Mapping[str, Any]) -> float | None:
 def _leader(page: Mapping[str, Any], overview: Overview) -> str:
     leader, away = overview.leader, _away_seconds(page)
     if leader is None:
-        return "none"
+        return "not known" if page["age_seconds"] is None else "none"
     known = "" if away is None else f", as of {since(away)} ago"
     return f"{leader.router}, epoch {leader.epoch}{known}"
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Sequence
 
 from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest
@@ -43,6 +44,7 @@ class MetricsPage:
         """
         self._router = router
         self._counting = counting
+        self._began_at = time.monotonic()
         self._process = CollectorRegistry()  # of its own: several routers may run in one process
         ProcessCollector(registry=self._process)
         self._figures = {
@@ -88,7 +90,7 @@ class MetricsPage:
         figures, is_read = await self._read(pool)
         fleet = Fleet([one.record for one in pool.registry.all()], figures.loads, pool=pool.name)
         await fleet.count()
-        put_view(samples, pool)
+        put_view(samples, pool, time.monotonic() - self._began_at)
         put_discovery(samples, pool)
         self._counting.happened[pool.name].put(samples, pool.name)
         put_work(samples, pool)

@@ -7,8 +7,14 @@ from shared_registry.telemetry.collector import Samples
 from shared_registry.telemetry.fleet import Fleet
 
 
-def put_view(samples: Samples, pool: Pool) -> None:
-    """Add what this router knows without asking Redis."""
+def put_view(samples: Samples, pool: Pool, up_seconds: float) -> None:
+    """Add what this router knows without asking Redis.
+
+    Args:
+        samples: What is added to.
+        pool: The pool.
+        up_seconds: For how long the router runs, which is the age of a view that was never loaded.
+    """
     registry, name = pool.registry, pool.name
     samples.put("sr_router_info", 1, registry.router_key, registry.config.fingerprint(), name)
     samples.put("sr_is_leader", registry.is_leader, name)
@@ -16,10 +22,9 @@ def put_view(samples: Samples, pool: Pool) -> None:
     samples.put("sr_leader_known", leader is not None, name)
     if leader is not None:
         samples.put("sr_leader_epoch", leader.epoch, name)
-    if (age := registry.age_seconds) is not None:
-        samples.put("sr_view_age_seconds", age, name)
-    if (age := registry.writable_age_seconds) is not None:
-        samples.put("sr_store_write_age_seconds", age, name)
+    view_age, write_age = registry.age_seconds, registry.writable_age_seconds
+    samples.put("sr_view_age_seconds", up_seconds if view_age is None else view_age, name)
+    samples.put("sr_store_write_age_seconds", up_seconds if write_age is None else write_age, name)
     samples.put("sr_view_stale", registry.is_stale, name)
     samples.put("sr_panic", registry.panic is not None, name)
     samples.put("sr_in_trouble", registry.is_in_trouble, name)

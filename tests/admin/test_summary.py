@@ -117,6 +117,12 @@ CASES: list[tuple[list[ReplicaRecord], dict[str, Any], Level, str]] = [
         "2 of 2 replicas healthy, 3 of 8 slots taken.",
     ),
     (
+        [replica(health=ReplicaHealth())],
+        {"leader": None, "is_loaded": False, "waiting": None},
+        Level.BAD,
+        "Not serving, because Redis has not been read yet: 0 of 1 replicas healthy (1 not probed yet), 0 sessions.",
+    ),
+    (
         [replica(health=UNHEALTHY)],
         {"panic": "1 of 1 replicas are unhealthy"},
         Level.BAD,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import socket
 import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -195,6 +196,17 @@ async def test_the_page_shows_the_last_view_while_redis_is_away(
         assert await page.run(ROWS) == 3
         redis.start()
         await shows(page, "#sentence", "Serving: 3 of 3 replicas healthy", "leads since")
+
+
+async def test_a_router_without_a_view_knows_no_leader(page: Browser) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        away = f"redis://127.0.0.1:{taken.getsockname()[1]}/0"
+    async with shown_fleet(away, 1, is_awaited=False) as fleet:
+        await page.open(fleet.router.admin_url + "/")
+        await shows(page, "#sentence", "Not serving, because Redis has not been read yet: 0 of 1 replicas healthy")
+        await shows(page, "#trouble", "Redis has not been read since this router's start")
+        assert "Nobody leads" not in await page.text("#trouble")
+        assert await page.problems() == []
 
 
 async def test_the_page_says_when_its_router_is_gone(server: EmbeddedServer, page: Browser) -> None:

@@ -146,6 +146,13 @@ def test_what_a_router_knew_has_its_age() -> None:
     assert "probe times" not in facts
 
 
+def test_a_router_without_a_view_knows_no_leader() -> None:
+    ages = {"age_seconds": None, "read_age_seconds": None, "writable_age_seconds": None, "queue": {"depth": None}}
+    text = text_of(page_of(ReplicaRecord(A, ReplicaEndpoint(A)), **ages))
+    assert text.startswith("Not serving, because Redis has not been read yet: ")
+    assert "leader     not known" in text.splitlines()
+
+
 def test_a_router_that_does_not_answer_is_named() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import socket
 import subprocess
 from collections.abc import Callable, Sequence
 
@@ -28,6 +29,7 @@ from tests.proxy.conftest import RunningRouter, StartRouter
 from tests.support.backend import Backend
 from tests.support.foreign import find_program
 from tests.support.metrics import Scrape
+from tests.support.shown_fleet import shown_fleet
 from tests.support.until import until
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -101,6 +103,29 @@ async def test_the_page_shows_the_view_without_redis(
         await until(lambda: reads_again(page), "Redis is back")
     assert shown.value("sr_replica_up") == 1
     assert shown.value("sr_queue_depth") is None
+
+
+async def test_a_view_that_was_never_loaded_ages_from_the_start() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        away = f"redis://127.0.0.1:{taken.getsockname()[1]}/0"
+    async with shown_fleet(away, 1, is_awaited=False) as fleet:
+        page = MetricsPage(fleet.router.router, Counting(fleet.router.router))
+        await until(lambda: ages(page), "it ages")
+        shown = Scrape(await page.render())
+    assert (shown.value("sr_store_write_age_seconds") or 0) > 1
+
+
+async def test_a_view_that_was_loaded_never_ages_from_the_start(start_router: StartRouter) -> None:
+    async with Backend() as backend:
+        router = await start_router(backend.url)
+        counting, registry = Counting(router.router), router.router.pools[""].registry
+        for _ in range(2):
+            page = MetricsPage(router.router, counting)
+            page._began_at -= 3600
+            shown = Scrape(await page.render())
+            assert 0 <= (shown.value("sr_view_age_seconds") or 0) < 60
+            assert 0 <= (shown.value("sr_store_write_age_seconds") or 0) < 60
+            await registry.stop()
 
 
 async def fails_to_read(page: MetricsPage) -> bool:

@@ -103,7 +103,8 @@ function showTrouble(pool) {
   if (head.is_away) say("red", "Redis cannot be read. ", `All below is of ${ago(head.view_at)}. `, command(pool, "check"));
   if (head.write_failure) say("red", "Redis refuses writes: ", head.write_failure);
   if (head.is_in_trouble) say("yellow", "This router lately could not connect to replicas for reasons of its own; see its log.");
-  if (!head.leader) say("red", "Nobody leads. ", command(pool, "routers"));
+  if (head.view_at === null) say("red", "Redis has not been read since this router's start; see its log. ", command(pool, "check"));
+  else if (!head.leader) say("red", "Nobody leads. ", command(pool, "routers"));
   for (const router of head.routers ? head.routers.all : []) {
     if (router.trouble) say("yellow", router.key, ` cannot connect to replicas: ${router.trouble}`);
   }
