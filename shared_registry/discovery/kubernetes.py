@@ -96,7 +96,7 @@ class KubernetesSource:
         listed_at = loop.time()
         changes: asyncio.Queue[None] = asyncio.Queue(1)
         watch = asyncio.ensure_future(self._watch(client, changes))
-        missing_answers = 0
+        missing_answers = 2  # what was listed now may lack what was there before, so the next answer lists again
         try:
             while loop.time() - listed_at < RESYNC_SECONDS:
                 change = asyncio.ensure_future(changes.get())

@@ -166,7 +166,7 @@ async def test_a_watch_goes_on_from_its_last_bookmark(
 
     await answer_with(answers, lambda _: len(watched_from()) >= 2)
     assert int(watched_from()[1]) >= int(watched_from()[0]) + 10
-    assert sum("watch" not in query for _, query in api.requests) == 1
+    assert sum("watch" not in query for _, query in api.requests) == 2
 
 
 async def test_broken_connections_are_made_anew(api: KubernetesApi, ask: Callable[..., Answers]) -> None:
@@ -290,6 +290,25 @@ async def test_a_missing_endpoint_is_listed_again_before_it_counts_twice(
     await answer_with(answers, has(A))
     await answer_with(answers, has(A))
     assert sum("watch" not in query for _, query in api.requests) > lists
+
+
+@pytest.mark.parametrize("is_relist", [False, True])
+async def test_what_a_list_lacks_is_listed_again(
+    api: KubernetesApi, ask: Callable[..., Answers], *, is_relist: bool
+) -> None:
+    answers = ask()
+    await api.put("replicas-def", endpoint(C))
+    page = {"metadata": {"resourceVersion": "9999"}, "items": [api.slice_of("replicas-abc")]}
+    if is_relist:
+        await answer_with(answers, has(A, B, C))
+        await answer_with(answers, lambda _: api.watching == 1)
+        api.forget()
+        api.cut()
+        await answer_with(answers, lambda answer: answer.failure)
+    api.says = json.dumps(page).encode()  # of a server that knows but a part
+    await answer_with(answers, has(A, B))
+    api.says = b""
+    assert has(A, B, C)(await anext(answers))
 
 
 async def test_outside_of_a_cluster_a_server_is_needed(

@@ -79,6 +79,10 @@ class KubernetesApi:
         await self._happened("MODIFIED" if name in self._slices else "ADDED", made)
         self._slices[name] = made
 
+    def slice_of(self, name: str) -> Json:
+        """Return a slice as a list has it."""
+        return self._slices[name]
+
     async def delete(self, name: str) -> None:
         self._version += 1
         gone = self._slices.pop(name)
