@@ -7,7 +7,8 @@ version (410 Gone), or after `RESYNC_SECONDS`, everything is listed anew. What a
 deleted, is listed again before it counts as missing a second time.
 
 Each answer has all endpoints of all slices. An endpoint that two slices have counts once, by the better of both. A pod
-with an address of each kind counts once, at its IPv4 address.
+with an address of each kind counts once, at its IPv4 address. If some slices lack the port, the answer is partial: pods
+that were made wrongly do not keep the others from draining.
 Terminating endpoints drain, and so do those that are not ready. New endpoints are registered when they are ready.
 """
 
@@ -208,13 +209,15 @@ class KubernetesSource:
         if not self._slices:
             return SourceAnswer(failure=f"service {self._rule.service} has no EndpointSlice; does it exist?")
         found: dict[str, tuple[int, Found]] = {}
+        failure = ""
         has_ipv4 = {_pod(endpoint) for item in self._slices.values() for endpoint in _of_kind(item, "IPv4")} - {""}
         for item in self._slices.values():
             endpoints = item.get("endpoints") or ()
             if item.get("addressType") not in ("IPv4", "IPv6") or not endpoints:
                 continue
             if not (port := self._port(item)):
-                return SourceAnswer(failure=f"EndpointSlice {_name(item)} has no port named {self._rule.port}")
+                failure = f"EndpointSlice {_name(item)} has no port named {self._rule.port}"
+                continue
             for endpoint in endpoints:
                 if item["addressType"] == "IPv6" and _pod(endpoint) in has_ipv4:
                     continue
@@ -222,7 +225,9 @@ class KubernetesSource:
                 known = found.get(one.endpoint.url)
                 if known is None or known[0] < rank:
                     found[one.endpoint.url] = (rank, one)
-        return SourceAnswer(tuple(one for _, one in found.values()))
+        if not found:
+            return SourceAnswer(failure=failure)
+        return SourceAnswer(tuple(one for _, one in found.values()), is_partial=bool(failure))
 
     def _port(self, item: Slice) -> int:
         """Return the port of a slice's endpoints: a number, or what the slice has under the port's name; 0 for none."""

@@ -271,6 +271,21 @@ async def test_a_port_that_no_slice_has_is_a_failure(api: KubernetesApi, ask: Ca
     assert "has no port named grpc" in (await anext(ask(port="grpc"))).failure
 
 
+async def test_a_slice_without_the_port_makes_the_answer_partial(
+    api: KubernetesApi, ask: Callable[..., Answers]
+) -> None:
+    answers = ask()
+    await answer_with(answers, has(A, B))
+    await api.put("replicas-abc", endpoint(A), endpoint(B, terminating=True))
+    await api.put("replicas-def", endpoint(C), ports=[])  # of pods that lack the port
+    answer = await answer_with(answers, lambda answer: answer.is_partial or answer.failure)
+    assert [(one.endpoint.url, one.draining) for one in answer.found] == [
+        (f"http://{A}:8000", ""),
+        (f"http://{B}:8000", "terminating"),
+    ]
+    assert not answer.failure
+
+
 async def test_a_server_with_another_authority_is_refused(
     api: KubernetesApi, ask: Callable[..., Answers], tmp_path: Path
 ) -> None:
