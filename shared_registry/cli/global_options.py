@@ -6,6 +6,7 @@ import os
 from typing import TYPE_CHECKING, Any
 
 from shared_registry.config.address import RegistryAddress, short_address
+from shared_registry.errors import UsageError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -37,14 +38,37 @@ class GlobalOptions:
     def load(self, path: Path | None = None, **overrides: Any) -> RouterConfig:
         """Return the settings in force. The command line overrides the environment, then the file, then the defaults.
 
+        If the file has pools, they are those of the pool that the namespace names.
+
         Args:
             path: The YAML file, if one is given.
             overrides: Settings from a command's own options; `None` for an option that was not given.
 
         Raises:
             ConfigError: The file cannot be read, or a setting is wrong.
+            UsageError: The file has several pools, and none was named.
         """
-        return self.load_with_origins(path, **overrides).config
+        loaded = self.load_with_origins(path, **overrides)
+        return self._of_pool(loaded) if loaded.config.pools else loaded.config
+
+    def _of_pool(self, loaded: LoadedConfig) -> RouterConfig:
+        """Return the settings of one pool. Where no pool was named, and nothing else either, no router would be met."""
+        from dataclasses import replace  # noqa: PLC0415  slow to import
+
+        from shared_registry.config.draft import OriginKind  # noqa: PLC0415
+
+        pools = loaded.config.pool_configs()
+        origin, wanted = loaded.origins.get("namespace"), loaded.config.namespace
+        is_named = origin is not None and origin.kind in (OriginKind.ENVIRONMENT, OriginKind.COMMAND_LINE)
+        found = [
+            one for name, one in pools.items() if wanted in (name, one.namespace) or (not is_named and len(pools) == 1)
+        ]
+        if len(found) == 1:
+            return found[0] if self.redis is None else replace(found[0], redis_url=self.redis)
+        if is_named and not found:
+            return loaded.config
+        names = ", ".join(sorted(one.namespace for one in pools.values()))
+        raise UsageError(f"--namespace: name one of the pools of the settings; they have {names}")
 
     def load_with_origins(self, path: Path | None = None, **overrides: Any) -> LoadedConfig:
         """Return the settings in force, and the source of each."""

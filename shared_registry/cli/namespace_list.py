@@ -36,7 +36,7 @@ def namespaces(
     """
     options = given(context, redis, None, as_json=as_json)
     log_to_stderr()
-    settings = options.address(config)
+    settings = options.address() if config is None else options.load_with_origins(config).config
     with explained(settings):
         found = asyncio.run(namespaces_of(settings))
     if options.as_json:

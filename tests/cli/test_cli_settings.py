@@ -11,8 +11,10 @@ import pytest
 import typer.main
 
 from shared_registry.cli.app import app
+from shared_registry.cli.global_options import GlobalOptions
 from shared_registry.config import RouterConfig
 from shared_registry.embedded import EmbeddedServer
+from tests.support.command import is_one_error
 from tests.support.in_process import invoke
 
 SECRET = "geheim"
@@ -190,3 +192,50 @@ def test_keys_connects_to_nothing() -> None:
     assert SECRET not in str(told)
     unreachable = invoke("keys", "--show", SHARED_REGISTRY_REDIS_URL=url)
     assert (unreachable.code, unreachable.out) == (3, "")
+
+
+POOLED = """
+router:
+  redis_url: redis://127.0.0.1:6399/0
+  pools:
+    - {name: llama, models: [llama], namespace: large, health_check_path: /readyz}
+    - {name: video, redis_url: "redis://127.0.0.1:6399/3"}
+"""
+
+
+@pytest.mark.parametrize(
+    ("options", "namespace", "database", "path"),
+    [
+        (GlobalOptions(namespace="llama"), "large", 0, "/readyz"),
+        (GlobalOptions(namespace="large"), "large", 0, "/readyz"),
+        (GlobalOptions(namespace="video"), "video", 3, "/health"),
+        (GlobalOptions("redis://127.0.0.1:6399/5", "video"), "video", 5, "/health"),
+        (GlobalOptions(namespace="other"), "other", 0, "/health"),
+    ],
+)
+def test_commands_have_the_settings_of_a_pool(
+    options: GlobalOptions, namespace: str, database: int, path: str, tmp_path: Path
+) -> None:
+    file = tmp_path / "router.yaml"
+    file.write_text(POOLED)
+    config = options.load(file)
+    assert (config.namespace, config.redis_url) == (namespace, f"redis://127.0.0.1:6399/{database}")
+    assert config.health_check_path == path
+
+
+def test_a_pool_is_named_by_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "router.yaml"
+    file.write_text(POOLED)
+    monkeypatch.setenv("SHARED_REGISTRY_NAMESPACE", "video")
+    assert GlobalOptions().load(file).namespace == "video"
+
+
+@pytest.mark.parametrize("words", [["status"], ["join", "--url", "http://127.0.0.1:9", "--", "true"]])
+def test_one_of_the_pools_must_be_named(words: list[str], tmp_path: Path) -> None:
+    """Else `join` would announce a replica where no router is."""
+    path = write(tmp_path, POOLED)
+    done = invoke(words[0], "--config", path, *words[1:])
+    assert is_one_error(done, 2)
+    assert "they have large, video" in done.err
+    path = write(tmp_path, "router:\n  pools: [{name: only, namespace: its-own}]\n")
+    assert GlobalOptions().load(Path(path)).namespace == "its-own"
