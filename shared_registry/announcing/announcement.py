@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import logging
 import random
 import socket
@@ -268,8 +269,15 @@ class _Connection(Outsider):
     def follow_primary(self) -> None:
         """From now on ask the sentinels, if there are any, whether the primary has moved; see `watch_address`."""
         if self._clients.ask_address is not None:
-            failover, seconds = self._clients.failover, self._timeout_seconds
-            work = watch_address(self._clients.ask_address, failover, timeout_seconds=seconds, clock=SystemClock())
+            clock = SystemClock()
+            watch = functools.partial(
+                watch_address,
+                self._clients.ask_address,
+                self._clients.failover,
+                timeout_seconds=self._timeout_seconds,
+                clock=clock,
+            )
+            work = keep_running("sentinels", watch, clock=clock, rng=random.Random())
             self._following = asyncio.create_task(work, name="sentinels")
 
     async def close(self) -> None:
