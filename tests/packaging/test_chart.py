@@ -65,6 +65,13 @@ def test_objects_belong_together(name: str, charts: Charts) -> None:
                     assert container[kind]["httpGet"]["port"] in ports
 
 
+def test_the_notes_name_a_pool() -> None:
+    """Without the name, commands with the file of several pools are refused."""
+    pools = ("config.pools[0].name=llama", "config.pools[1].name=video")
+    done = helm("install", RELEASE, CHART, "--dry-run=client", *options((), pools))
+    assert "status --config /etc/shared-registry/router.yaml --namespace llama\n" in done.stdout, done.stderr
+
+
 def test_a_sidecar_and_its_pod_get_what_they_need(charts: Charts) -> None:
     pod = named(charts["private"], "StatefulSet")["spec"]["template"]["spec"]
     assert (pod["priorityClassName"], pod["runtimeClassName"]) == ("gpu", "nvidia")
