@@ -17,6 +17,8 @@ from shared_registry.store.commands import Store
 from shared_registry.store.failures import was_not_sent, was_refused
 from shared_registry.store.replies import Heartbeat
 
+DEPARTURES = frozenset({EventKind.ROUTER_LEFT, EventKind.ROUTER_EXPIRED})
+
 
 class Holder:
     """Maintains the leases of one router. Safe for concurrent use within an event loop."""
@@ -54,7 +56,7 @@ class Holder:
         self.released = 0
 
     def notice(self, events: Sequence[Event]) -> None:
-        """Set `lost` on each lease whose replica is lost. For `Mirror.subscribed`.
+        """Set `lost` on each lease whose replica is lost, and look for inherited leases. For `Mirror.subscribed`.
 
         An empty list of events means that the mirror read all state anew, or follows the event stream again after a
         break. Then Redis may be another server, which lost writes that the former one had acknowledged. Reconciliation
@@ -63,6 +65,9 @@ class Holder:
         """
         if not events:
             self._reconciler.ask()
+        for event in events:
+            if event.kind in DEPARTURES:
+                self._reconciler.note_departure(event.by)
         if not self._ledger.held:
             return
         if self._ledger.unconfirmed and self._ledger.expect_back({one.record.key for one in events if one.record}):

@@ -114,6 +114,18 @@ class Reconciler:
         self._was_reaped = True
         self.ask()
 
+    def note_departure(self, reaper: str) -> None:
+        """Compare soon if this router may have inherited leases of one that is gone.
+
+        The number of leases in a heartbeat does not show it while sessions wait here: it counts for one that was just
+        given a slot.
+
+        Args:
+            reaper: The router that has reaped it, and inherits; empty if it has left, and any other one may inherit.
+        """
+        if reaper in ("", self._router):
+            self.ask()
+
     def note_move(self) -> None:
         """Compare soon, and once more when calls to the former server have ended. See `Failover.on_moved`.
 

@@ -13,10 +13,12 @@ import pytest_asyncio
 from shared_registry import ReplicaEndpoint, RouterConfig, SharedReplicaRegistry
 from shared_registry.embedded import EmbeddedServer
 from shared_registry.errors import Saturated
+from shared_registry.leases import queue
 from shared_registry.leases.movable import InUse, MovableLease, movable_id
+from shared_registry.store.replies import Departure
 from tests.support.lease_commands import expect_counted
 from tests.support.space import Space, info, on_server
-from tests.support.until import until
+from tests.support.until import SECONDS, until
 
 pytestmark = pytest.mark.redis
 URL = "http://127.0.0.1:8001"
@@ -191,6 +193,53 @@ async def test_a_dead_routers_leases_are_inherited_then_end(space: Space, server
         await until(lambda: two.movable_leases.get(an_id("b")) is not None, "the reaper inherits the lease")
         await until(lambda: in_flight(space) == 1, "nobody came back for it")
         assert not kept.changed.is_set()
+
+
+@pytest.mark.parametrize("leaves", [True, False])
+async def test_leases_are_inherited_also_while_sessions_wait(
+    space: Space, server: EmbeddedServer, leaves: bool
+) -> None:
+    async with registry(space, server) as two:
+        gone = space.store_of("gone~1")
+        await gone.heartbeat(info("gone~1"), expiry_seconds=1.0)
+        for text in ("a", "b"):
+            assert await gone.acquire(an_id(text)) is not None
+        waiting = [asyncio.create_task(two.acquire(timeout=SECONDS)) for _ in range(2)]
+
+        async def do_wait() -> bool:
+            return (await two.fleet.queue(0)).depth == 2
+
+        await until(do_wait, "two sessions wait")
+        if leaves:
+            assert await gone.leave(moves=True) is Departure.DONE
+        for lease in await asyncio.gather(*waiting):
+            await lease.release()
+
+
+async def test_a_slot_of_an_earlier_wait_is_not_given_again(
+    space: Space, server: EmbeddedServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(queue, "INBOX_SECONDS", 0.05)
+    async with registry(space, server) as one:
+        holders = [await one.acquire() for _ in range(2)]
+
+        async def waits() -> bool:
+            return (await one.fleet.queue(0)).depth == 1
+
+        first = asyncio.create_task(acquired(one, timeout=SECONDS))
+        await until(waits, "the client waits")
+        await holders.pop().release()
+        await one.movable_leases.release(await first)
+        holders.append(await one.acquire())
+        again = asyncio.create_task(acquired(one, timeout=SECONDS))
+        await until(waits, "the same client waits again")
+        one._parts.placement._queue.rewind()  # as after any break of the connection to Redis
+        with pytest.raises(Saturated):
+            await one.acquire(timeout=0.3)
+        assert (again.done(), one.lease_count, in_flight(space)) == (False, 2, 2)
+        await holders.pop().release()
+        await one.movable_leases.release(await again)
+        await holders.pop().release()
 
 
 async def test_an_id_is_asked_for_once_at_a_time(space: Space, server: EmbeddedServer) -> None:
