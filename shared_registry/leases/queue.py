@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from shared_registry.aio.backoff import Backoff
 from shared_registry.aio.clock import Clock, call_at
 from shared_registry.errors import NoHealthyReplica, Saturated, StoreError
+from shared_registry.leases.ledger import MOVES
 from shared_registry.leases.outage import AWAY
 from shared_registry.leases.speed import QueueSpeed
 from shared_registry.model import ORIGIN, Event
@@ -328,7 +329,9 @@ class RouterQueue:
             self._inbox = read
         for lease_id, grant in grants.items():
             waiter = self._waiters.get(lease_id)
-            if waiter is not None:
+            if waiter is not None and MOVES in lease_id:
+                waiter.call()  # its client uses the id again, and the grant may be one of an earlier wait
+            elif waiter is not None:
                 waiter.serve(grant)
             elif not self._is_known(lease_id):
                 self._on_orphaned_lease()
