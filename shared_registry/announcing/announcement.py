@@ -17,12 +17,13 @@ from shared_registry.aio.clock import SystemClock
 from shared_registry.aio.supervise import keep_running
 from shared_registry.config import RouterConfig, validate_endpoint
 from shared_registry.config.rules import check_name
-from shared_registry.errors import ConfigError, StoreError, UsageError
+from shared_registry.errors import ConfigError, KeyConflict, StoreError, UsageError
 from shared_registry.model import ReplicaEndpoint
 from shared_registry.store.address_watch import watch_address
 from shared_registry.store.answers import new_token
 from shared_registry.store.commands import Store
 from shared_registry.store.replies import Announced, AnnouncedAs, Beat, BeatWord, Withdrawn
+from shared_registry.store.schema import expect_cluster
 from shared_registry.urls import canonical_url
 
 logger = logging.getLogger(__name__)
@@ -224,6 +225,7 @@ class Announcement:
         """Register the replica. Return whether this instance holds it now."""
         if self._is_leaving:
             return True
+        await self._outsider.expect_own_cluster()
         reply = await self._store.announce(
             self._key, self._endpoint, owner=self.owner, instance=self.instance, ttl_seconds=self._ttl_seconds
         )
@@ -265,6 +267,16 @@ class _Connection(Outsider):
         super().__init__(config)
         self.store = Store(self._clients, self._keys, router="", timeout_seconds=self._timeout_seconds)
         self._following: asyncio.Task[None] | None = None
+
+    async def expect_own_cluster(self) -> None:
+        """Refuse a namespace of another cluster; see `cluster` of the settings.
+
+        Raises:
+            StoreError: It is one, or Redis is away.
+        """
+        if self._cluster:
+            with contextlib.suppress(KeyConflict):  # what is wrong with the key, the next call says
+                expect_cluster((await self._reader.head()).cluster, self._cluster)
 
     def follow_primary(self) -> None:
         """From now on ask the sentinels, if there are any, whether the primary has moved; see `watch_address`."""

@@ -196,6 +196,22 @@ async def test_without_redis_it_leaves_after_one_try(namespace: str) -> None:
         assert log.count("cannot be deregistered") == 1
 
 
+async def test_a_namespace_of_another_cluster_is_refused(server: EmbeddedServer, namespace: str, pods: Pods) -> None:
+    async with SharedReplicaRegistry(pod_settings(server, namespace, cluster="prod-eu")) as registry:
+        pod = pods()
+        await pod.start(env={"SHARED_REGISTRY_CLUSTER": "prod-us"})
+        line = b""
+        assert pod.process.stderr is not None
+        while b"belongs to the cluster 'prod-eu'" not in line:
+            line = await asyncio.wait_for(pod.process.stderr.readline(), 30)
+            assert line
+            assert b"is announced" not in line
+        assert registry.all() == []
+        other = pods()
+        await other.start(env={"SHARED_REGISTRY_CLUSTER": "prod-eu"})
+        await until(lambda: serves(registry), "the other one serves")
+
+
 async def test_two_machines_with_one_address(registry: SharedReplicaRegistry, pods: Pods) -> None:
     async with ReplicaServer() as replica:
         first, second = pods(port=replica.port), pods(port=replica.port)
