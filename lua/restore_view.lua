@@ -20,7 +20,8 @@
 --
 -- An announced replica gets one time to live in which its instance may send a heartbeat. What an operator said of a
 -- replica that comes and goes belongs to its name, or to its url if it has none. So it passes on to another instance
--- that has that since the loss, unless an operator said something later.
+-- that has that since the loss, unless an operator said something later. The instance that an operator removed stays
+-- known where another one has its url.
 --
 -- KEYS    meta replicas removed announced departing routers names events queue settling ready_primary ready_secondary
 --         full spare_primary spare_secondary spare_answered replica_prefix leases_prefix affinity_prefix several_prefix
@@ -254,6 +255,17 @@ local function restore_tombstone(replica, url, entry)
   write_tombstone(replica, url, now_ms, 'removed in an earlier history')
 end
 
+-- Keeps which instance an operator removed, where another one has announced the url since the loss.
+local function pass_on_removal(replica, url, known, reply)
+  local removed_instance = known.removed_instance or ''
+  local stored = redis.call('HMGET', replica, 'source', 'instance', 'removed_instance')
+  if removed_instance ~= '' and stored[1] == 'announced' and stored[2] ~= removed_instance and not stored[3] then
+    redis.call('HSET', replica, 'removed_instance', removed_instance)
+    emit_replica(now_ms, replica, url,
+      {'kind', 'view_restored', 'router', router, 'by', view_history_id, 'reason', view_revision}, reply)
+  end
+end
+
 begin_history(history_id)
 local reply = {'restored'}
 for _, entry in ipairs(entries) do
@@ -264,7 +276,8 @@ for _, entry in ipairs(entries) do
     origin = {revision, history == '' and view_history_id or history, view_revision, view_history_id}
   end
   local replica = keys.replica_prefix .. url
-  if not type_refusal({replica, 'hash'}) and may_write(kind, replica, revision or view_revision, entry.known) then
+  local is_usable = not type_refusal({replica, 'hash'})
+  if is_usable and may_write(kind, replica, revision or view_revision, entry.known) then
     if kind == 'replica' then
       put_back(replica, url, entry)
     else
@@ -274,6 +287,8 @@ for _, entry in ipairs(entries) do
     refresh_ready(replica, url)
     emit_replica(now_ms, replica, url,
       {'kind', 'view_restored', 'router', router, 'by', view_history_id, 'reason', view_revision}, reply)
+  elseif is_usable then
+    pass_on_removal(replica, url, entry.known, reply)
   end
   pass_on_admin(entry, reply)
 end

@@ -8,7 +8,7 @@ import pytest
 
 from shared_registry.errors import ReplicaClaimed
 from shared_registry.model import AdminState, EventKind, ReplicaEndpoint, Source
-from shared_registry.store.codec import removed_entry
+from shared_registry.store.codec import removed_entry, restored_entry
 from shared_registry.store.replies import Announced, AnnouncedAs, BeatWord, Heartbeat, Withdrawn
 from tests.support.space import THRESHOLDS, A, B, Space, info
 
@@ -507,6 +507,30 @@ async def test_a_removed_instance_stays_out_after_a_loss(space: Space) -> None:
     await restored(space, FIRST)
     assert (await announce(space)).result is AnnouncedAs.REMOVED
     assert (await announce(space, instance=SECOND)).result is AnnouncedAs.CREATED
+
+
+async def test_a_removal_outlives_other_instances_and_a_loss(space: Space) -> None:
+    """The view has the instance after the removed one; since the loss there is a third."""
+    await announce(space)
+    await space.store.deregister(A, space.incarnation(A), by="operator")
+    await announce(space, instance=SECOND)
+    lost = (await space.reader.records([A]))[A]
+    space.raw.delete(*space.dump())
+    await announce(space, instance="cccc")
+    entry = restored_entry("replica", lost)
+    events = await space.store.restore([entry], view_history_id="earlier", view_revision="5-0")
+    assert [event.record and event.record.removed_instance for event in events or ()] == [FIRST]
+    assert (await space.store.beat(A, "cccc")).word is BeatWord.HELD
+    be_silent(space)
+    assert (await announce(space)).result is AnnouncedAs.REMOVED
+    assert (await announce(space, instance=SECOND)).result is AnnouncedAs.CREATED
+
+
+async def test_a_removal_before_a_loss_is_known_to_the_next_instance(space: Space) -> None:
+    await announce(space, instance=SECOND)
+    await restored(space, FIRST)
+    be_silent(space)
+    assert (await announce(space)).result is AnnouncedAs.REMOVED
 
 
 async def test_a_removal_before_a_loss_meets_its_instance_only(space: Space) -> None:
