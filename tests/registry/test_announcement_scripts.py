@@ -526,7 +526,7 @@ async def test_a_removal_outlives_other_instances_and_a_loss(space: Space) -> No
     assert (await announce(space, instance=SECOND)).result is AnnouncedAs.CREATED
 
 
-async def test_a_removal_before_a_loss_is_known_to_the_next_instance(space: Space) -> None:
+async def test_the_next_instance_keeps_a_removal_before_a_loss(space: Space) -> None:
     await announce(space, instance=SECOND)
     await restored(space, FIRST)
     be_silent(space)
