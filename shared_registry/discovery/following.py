@@ -18,6 +18,7 @@ from shared_registry.selection.view import View
 from shared_registry.store.discovering import WantedState, claimed
 from shared_registry.urls import canonical_url
 
+REMOVED = "removed"
 logger = logging.getLogger(__name__)
 
 
@@ -127,7 +128,7 @@ class Following:
     async def _take_one(self, term: Term, key: str, one: Found, record: ReplicaRecord | None) -> None:
         if record is None:
             removal = self._view.removed.get(key)
-            stays_removed = removal is not None and removal.is_lasting and key in self._was_said
+            stays_removed = removal is not None and removal.is_lasting and self._was_said.get(key) == REMOVED
             if one.is_new_welcome and not stays_removed:
                 await self._register(term, key, one.endpoint)
                 await self._serve(term, key, None, one)
@@ -144,7 +145,7 @@ class Following:
 
     async def _register(self, term: Term, key: str, endpoint: ReplicaEndpoint) -> None:
         is_there = await self._store.register_discovered(term, self._source, key, endpoint)
-        if not is_there and self._is_news(key, "removed"):
+        if not is_there and self._is_news(key, REMOVED):
             logger.warning(
                 "discovery: %s has replica %s, which an operator removed and which stays removed; "
                 "bring it back with shared-registry add",

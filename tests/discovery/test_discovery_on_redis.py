@@ -174,6 +174,16 @@ async def test_an_operator_wins_and_is_told_once(make: Make, fleet: Fleet, caplo
         assert caplog.text.count("came by another way") == 1
 
 
+async def test_a_removal_after_a_conflict_is_logged(make: Make, fleet: Fleet, caplog: pytest.LogCaptureFixture) -> None:
+    fleet.write(1)
+    async with running(make(replicas=[ReplicaEndpoint(url(1))])) as registry:
+        await until(lambda: "came by another way (seed)" in caplog.text, "the conflict")
+        await registry.deregister(url(1), by="me")
+        await until(lambda: "an operator removed" in caplog.text, "the warning")
+        await asyncio.sleep(0.3)
+        assert caplog.text.count("an operator removed") == 1
+
+
 async def test_a_replica_that_the_config_registered_stays_its_own(
     make: Make, fleet: Fleet, caplog: pytest.LogCaptureFixture
 ) -> None:
