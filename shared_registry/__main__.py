@@ -6,7 +6,9 @@ would take. `serve` and the commands that only read do without typer in their us
 
 from __future__ import annotations
 
+import errno
 import gc
+import io
 import os
 import sys
 
@@ -23,31 +25,57 @@ LONGEST_NAME = 2
 INTERRUPTED = 130
 FIRST_PROCESS = 1
 SIGNALLED = 128
+UNWRITABLE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EPIPE})
+"""Why standard output may take nothing more."""
 COMPLETION = "_SHARED_REGISTRY_COMPLETE"
 """The variable with which a shell asks for completions."""
 
 
 def main() -> None:
-    """Run the command, or say how to install it."""
+    """Run the command, and exit."""
     if os.getpid() == FIRST_PROCESS:
         _end_by_signals()
+    _open_output()
     try:
-        if sys.argv[1:] == ["--version"]:
-            _print(f"shared-registry {__version__}\n")
-        elif text := _help():
-            _print(text)
-        elif short_cut := _short_cut():
-            sys.exit(_run(short_cut))
-        else:
-            from shared_registry.aio.garbage import no_collections  # noqa: PLC0415  the answers above do without
-
-            with no_collections():
-                from shared_registry.cli import app  # noqa: PLC0415  an optional part of the package
-
-            app.main()
+        try:
+            _answer()
+        finally:
+            sys.stdout.flush()
     except MissingExtra as error:
         sys.stderr.write(f"error: {error}\n")
         sys.exit(2)
+    except OSError as error:
+        if error.errno not in UNWRITABLE:
+            raise
+        if error.errno != errno.EPIPE:
+            sys.stderr.write(f"error: the output cannot be written: {error.strerror}\n")
+        sys.exit(_end_without_output())
+
+
+def _open_output() -> None:
+    """Have an output that takes every text: also names that its encoding lacks, and also if it was closed."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: PTH123, SIM115  until the end
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
+
+
+def _answer() -> None:
+    """Run the command, or say how to install it."""
+    if sys.argv[1:] == ["--version"]:
+        sys.stdout.write(f"shared-registry {__version__}\n")
+    elif text := _help():
+        sys.stdout.write(text)
+    elif short_cut := _short_cut():
+        sys.exit(_run(short_cut))
+    else:
+        from shared_registry.aio.garbage import no_collections  # noqa: PLC0415  the answers above do without
+
+        with no_collections():
+            from shared_registry.cli import app  # noqa: PLC0415  an optional part of the package
+
+        app.main()
 
 
 def _end_by_signals() -> None:
@@ -95,8 +123,6 @@ def _run(short_cut: ShortCut) -> int:
 
         sys.stderr.write(f"error: {error}\n")
         return exit_code(error)
-    except BrokenPipeError:
-        return _end_without_output()
     except KeyboardInterrupt:
         return INTERRUPTED
     finally:
@@ -117,14 +143,6 @@ def _columns() -> int:
         return os.get_terminal_size(sys.stdout.fileno()).columns or HELP_COLUMNS
     except OSError:  # not a terminal
         return HELP_COLUMNS
-
-
-def _print(text: str) -> None:
-    try:
-        sys.stdout.write(text)
-        sys.stdout.flush()
-    except BrokenPipeError:
-        sys.exit(_end_without_output())
 
 
 def _end_without_output() -> int:
