@@ -73,7 +73,8 @@ async def _hold(call: Call, *, most: int) -> AsyncGenerator[str, None]:
         while True:
             await asyncio.wait(pending, timeout=COMMENT_SECONDS, return_when=asyncio.FIRST_COMPLETED)
             if changed.is_set():
-                yield event_text("ended", {})
+                if not leases.is_closed:  # otherwise the lease waits elsewhere, as after any end of the connection
+                    yield event_text("ended", {})
                 return
             if lost.is_set() and len(pending) > 1:
                 pending = watched[:1]

@@ -77,7 +77,11 @@ class MovableLease:
 
 
 class MovableLeases:
-    """The leases of one router that may move. `run` must be kept running."""
+    """The leases of one router that may move. `run` must be kept running.
+
+    Attributes:
+        is_closed: Whether this router ends. Its leases wait for their clients elsewhere.
+    """
 
     def __init__(
         self,
@@ -108,6 +112,7 @@ class MovableLeases:
         self._end = end
         self.grace_seconds = grace_seconds
         self._clock = clock
+        self.is_closed = False
         self._leases: dict[str, MovableLease] = {}
         self._asked: set[str] = set()
         self._earlier = asyncio.Event()
@@ -198,6 +203,7 @@ class MovableLeases:
 
     def close(self) -> None:
         """Forget all leases, because they leave this router."""
+        self.is_closed = True
         for lease_id in list(self._leases):
             self._drop(lease_id)
 
