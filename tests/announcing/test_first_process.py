@@ -52,11 +52,12 @@ def catches(pid: int, number: int) -> bool:
     return bool(int(caught.split()[1], 16) & 1 << (number - 1))
 
 
+@pytest.mark.timeout(150)
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGQUIT])
 def test_a_signal_at_the_start_is_not_lost(number: signal.Signals, tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "settings")  # so that the start does not end
     with first_process("--config", str(tmp_path / "settings"), "--", "sleep", "1000") as (process, pid):
-        wait_for(functools.partial(catches, pid, number), "it handles the signal")
+        wait_for(functools.partial(catches, pid, number), "it handles the signal", seconds=100)
         os.kill(pid, number)
         assert process.wait(30) == 128 + number
 

@@ -10,7 +10,7 @@ from tests.support.shown_commands import is_alike, read_shown, with_outputs
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(330)
 @pytest.mark.usefixtures("redis_binary")
 def test_every_command_prints_what_the_page_shows() -> None:
     if not own_network.is_possible():

@@ -40,7 +40,7 @@ FILES = {
     "key.txt": "sk-Zk0vRg4yQ0cVv3u2nM1zqH8tT6b5kPjWx7YdLsEaFio\n",
 }
 
-SCRIPT_SECONDS = 150.0
+SCRIPT_SECONDS = 300.0
 
 
 def print_page() -> list[list[list[str]]]:

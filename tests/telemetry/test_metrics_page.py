@@ -70,6 +70,7 @@ async def test_sessions_and_waiters_show_on_the_page(start_router: StartRouter) 
             tasks = [sessions.create_task(router.http.get("/wait")) for _ in range(3)]
             page = MetricsPage(router.router, Counting(router.router))
             await until(lambda: depth_is(page, 2), "two sessions wait")
+            await until(lambda: load_is(page, 1), "the load was read since")
             shown = Scrape(await page.render())
             backend.go_on.set()
         assert all(task.result().status_code == 200 for task in tasks)
@@ -84,6 +85,10 @@ async def test_sessions_and_waiters_show_on_the_page(start_router: StartRouter) 
 
 async def depth_is(page: MetricsPage, depth: int) -> bool:
     return Scrape(await page.render()).value("sr_queue_depth") == depth
+
+
+async def load_is(page: MetricsPage, sessions: int) -> bool:
+    return Scrape(await page.render()).value("sr_replica_in_flight") == sessions
 
 
 async def test_the_page_shows_the_view_without_redis(
