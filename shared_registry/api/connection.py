@@ -36,6 +36,8 @@ MOST_AT_ONCE = 20
 
 SPARE = 16
 """How many connections, beyond those that are served, may send a request to get 503. Further ones are closed."""
+ENCODE = "Percent-encode what is not ASCII in the path and query, such as a replica's name."
+"""The most likely reason for a request that cannot be read: curl and others send such characters as they are."""
 SILENT_SECONDS = 60.0
 """How often at most the log says that connections are closed."""
 logger = logging.getLogger(__name__)
@@ -133,7 +135,7 @@ class ImpatientConnection(HttpToolsProtocol):
     def send_400_response(self, msg: str) -> None:
         """Answer to what is no request, unless the connection has ended."""
         if not self.transport.is_closing():
-            super().send_400_response(msg)
+            super().send_400_response(f"{msg} {ENCODE}\n")
 
     def on_message_complete(self) -> None:
         """The request is complete."""

@@ -181,6 +181,17 @@ def _is_open_to(client: socket.socket) -> bool:
         return bool(ends)
 
 
+async def test_a_path_that_is_not_ascii_is_explained(server: EmbeddedServer) -> None:
+    async with shown_fleet(server.url, 1) as fleet, asyncio.timeout(SECONDS):
+        url = httpx.URL(fleet.router.admin_url)
+        reader, writer = await asyncio.open_connection(url.host, url.port)
+        with contextlib.closing(writer):
+            writer.write("GET /v1/replicas/gpü HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
+            answer = await reader.read()
+            assert answer.startswith(b"HTTP/1.1 400 ")
+            assert b"Percent-encode" in answer
+
+
 async def test_wrong_requests_write_no_lines(server: EmbeddedServer, caplog: pytest.LogCaptureFixture) -> None:
     upgrade = STATUS[:-2] + b"Connection: Upgrade\r\nUpgrade: websocket\r\n\r\n"
     async with shown_fleet(server.url, 1) as fleet, asyncio.timeout(SECONDS):
