@@ -65,8 +65,13 @@ def explained(settings: RegistryAddress) -> Iterator[None]:
 
 
 def unreachable(settings: RegistryAddress, error: StoreUnavailable) -> StoreUnavailable:
-    """Return a copy of the error whose message names the address of Redis."""
+    """Return a copy of the error whose message names the address of Redis, and asks about it if nothing answered."""
+    from shared_registry.store.failover import is_read_only  # noqa: PLC0415  slow to import, and few commands fail
+    from shared_registry.store.failures import was_refused  # noqa: PLC0415
+
     trouble, where = str(error).rstrip("."), mask_redis_url(settings.redis_url)
+    if was_refused(error) and not is_read_only(error.__cause__):
+        return StoreUnavailable(f"{trouble}; redis_url is {where}")
     return StoreUnavailable(f"{trouble}; is redis_url {where} the right one? --redis gives another")
 
 

@@ -12,6 +12,7 @@ from shared_registry.cli.access import address_document
 from shared_registry.cli.console import printable
 from shared_registry.config import RouterConfig
 from shared_registry.errors import StoreError, StoreUnavailable
+from shared_registry.store.failures import was_refused
 
 NOT_TRIED, UNKNOWN, FAILED = "not_tried", "unknown", "failed"
 
@@ -83,7 +84,7 @@ async def change_each(targets: Sequence[N], change: Callable[[N], Awaitable[Chan
                 outcome = (await change(target)).value
             except StoreError as error:
                 failure = error
-                outcome = UNKNOWN if isinstance(error, StoreUnavailable) else FAILED
+                outcome = FAILED if was_refused(error) or not isinstance(error, StoreUnavailable) else UNKNOWN
         results.append(Result(target.url, target.name, outcome))
     return Results(results, failure)
 

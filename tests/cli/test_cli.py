@@ -194,6 +194,16 @@ def test_the_right_password_is_not_shown_either(own_server: OwnServer) -> None:
         assert SECRET not in done.out
 
 
+def test_a_refused_change_is_not_said_to_be_unknown(own_server: OwnServer) -> None:
+    """Redis answers, and lacks the replicas that `min-replicas-to-write` asks for."""
+    server = own_server(config={"min-replicas-to-write": "2"})
+    done = invoke("add", "http://127.0.0.1:1", SHARED_REGISTRY_REDIS_URL=server.url)
+    assert done.code == 3
+    assert done.out == "http://127.0.0.1:1: failed\n"
+    assert "NOREPLICAS" in done.err
+    assert done.err.endswith(f"; redis_url is {server.url}\n")
+
+
 @pytest.mark.parametrize("name", ["status", "check", "serve"])
 def test_a_server_that_may_evict_keys_is_warned_of(own_server: OwnServer, tmp_path: Path, name: str) -> None:
     server = own_server(config={"maxmemory": "100mb", "maxmemory-policy": "allkeys-lru"})
