@@ -114,8 +114,10 @@ class AnnouncementWatch:
         now_ms = self._keyspace.now_ms()
         renewed = [url for url in listed if float(self._replica(url).get("last_heartbeat_at_ms", 0)) >= now_ms - 1]
         self._listed_at.update(dict.fromkeys(renewed, self._now()))
-        for url in [url for url in self._holders if self._replica(url).get("admin") == "removed"]:
-            del self._holders[url]
+        for url, holder in list(self._holders.items()):
+            fields = self._replica(url)
+            if fields.get("admin") == "removed" or fields.get("removed_instance") == holder.instance:
+                del self._holders[url]
 
     def _now(self) -> float:
         return self._time() + self._small_steps
