@@ -38,23 +38,30 @@ SPARE = 16
 """How many connections, beyond those that are served, may send a request to get 503. Further ones are closed."""
 ENCODE = "Percent-encode what is not ASCII in the path and query, such as a replica's name."
 """The most likely reason for a request that cannot be read: curl and others send such characters as they are."""
+LAST_SECONDS = 0.5
+"""How long after the stop of the router streams may go on: they may have to say why they end."""
+LAST_CHUNK = b"0\r\n\r\n"
 SILENT_SECONDS = 60.0
 """How often at most the log says that connections are closed."""
 logger = logging.getLogger(__name__)
 
 
 class UnframedResponse(RequestResponseCycle):
-    """A response by HTTP/1.0, which knows no chunks: without a length, it ends with the connection."""
+    """A response by HTTP/1.0, which knows no chunks: without a length, it ends with the connection.
 
-    _has_length = True
+    Attributes:
+        has_length: Whether the response says how long it is.
+    """
+
+    has_length = True
 
     async def send(self, message: Message) -> None:  # type: ignore[override]
         """Send a part of the response."""
         if message["type"] == "http.response.start":
-            self._has_length = any(name.lower() == b"content-length" for name, _ in message.get("headers", ()))
-            if not self._has_length:
+            self.has_length = any(name.lower() == b"content-length" for name, _ in message.get("headers", ()))
+            if not self.has_length:
                 self.chunked_encoding = False
-        elif message["type"] == "http.response.body" and not self._has_length:
+        elif message["type"] == "http.response.body" and not self.has_length:
             self.expected_content_length = len(message.get("body", b""))  # whatever comes is right
         await super().send(cast("Any", message))
 
@@ -108,6 +115,13 @@ class ImpatientConnection(HttpToolsProtocol):
         self._accepted()
         super().resume_writing()
 
+    # What the server calls
+
+    def shutdown(self) -> None:
+        """Let responses end. A stream that has not done so by itself a moment later is ended."""
+        super().shutdown()
+        self.loop.call_later(LAST_SECONDS, self._end_stream)
+
     # What the parser calls
 
     def on_message_begin(self) -> None:
@@ -144,6 +158,18 @@ class ImpatientConnection(HttpToolsProtocol):
         super().on_message_complete()
 
     # Inside
+
+    def _end_stream(self) -> None:
+        cycle = next(iter(self._unanswered()), None)
+        if cycle is None or not cycle.response_started or self.transport.is_closing():
+            return
+        if cycle.chunked_encoding:
+            self.transport.write(LAST_CHUNK)
+        elif not isinstance(cycle, UnframedResponse) or cycle.has_length:
+            return
+        cycle.disconnected = True
+        cycle.message_event.set()
+        self.transport.close()
 
     def _log_excess(self) -> None:
         now = self.loop.time()

@@ -192,6 +192,23 @@ async def test_a_path_that_is_not_ascii_is_explained(server: EmbeddedServer) -> 
             assert b"Percent-encode" in answer
 
 
+@pytest.mark.parametrize("version", [b"1.0", b"1.1"])
+async def test_a_stop_ends_streams_without_a_word(
+    server: EmbeddedServer, caplog: pytest.LogCaptureFixture, version: bytes
+) -> None:
+    async with contextlib.AsyncExitStack() as stack:
+        async with shown_fleet(server.url, 1) as fleet, asyncio.timeout(SECONDS):
+            url = httpx.URL(fleet.router.admin_url)
+            reader, writer = await asyncio.open_connection(url.host, url.port)
+            stack.enter_context(contextlib.closing(writer))
+            writer.write(b"GET /v1/events/stream HTTP/" + version + b"\r\nHost: localhost\r\n\r\n")
+            await reader.readuntil(b": no events\n")
+        async with asyncio.timeout(SECONDS):
+            rest = await reader.read()
+    assert rest.endswith(connection.LAST_CHUNK) == (version == b"1.1")
+    assert [record.getMessage() for record in caplog.records if record.name.startswith("uvicorn")] == []
+
+
 async def test_wrong_requests_write_no_lines(server: EmbeddedServer, caplog: pytest.LogCaptureFixture) -> None:
     upgrade = STATUS[:-2] + b"Connection: Upgrade\r\nUpgrade: websocket\r\n\r\n"
     async with shown_fleet(server.url, 1) as fleet, asyncio.timeout(SECONDS):
