@@ -7,7 +7,7 @@ A router with 10,000 replicas has 180,000 objects that the collector looks at. T
 - Objects that outlive that are looked at once more as soon as there are `OLD_OBJECTS` of them, and then never again
   (`gc.freeze`). They are freed as usual when nothing refers to them any more. Only those that refer to each other in a
   circle, and are dropped after that moment, stay.
-- If more objects have been put aside than `MOST_GROWTH` allows, all are looked at once, which frees such circles.
+- If more memory is in use than `MOST_GROWTH` allows, all are looked at once, which frees such circles.
 """
 
 from __future__ import annotations
@@ -15,23 +15,24 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import sys
 from collections.abc import Iterator, Mapping
 
-YOUNG_OBJECTS = 2_500
+YOUNG_OBJECTS = 1_000
 """How many objects are made, beyond those that are freed, until the collector runs. Python's own number is 700.
 
 A router makes so many objects for each request that the collector would run every few requests, and find nothing: what
-requests leave behind is freed without it.
+requests leave behind is freed without it. With 2,500, records of replicas, each of which refers to some thirty other
+objects, would keep the event loop waiting for 15 ms.
 """
 YOUNG_RUNS = 1
 """After how many such runs it also looks at what the runs before have left. After ten, Python's own number, that would
-be 25,000 objects, which keep the event loop waiting for 20 ms.
+be 10,000 objects.
 """
-OLD_OBJECTS = 2_500
+OLD_OBJECTS = 1_000
 MOST_GROWTH = 1.5
-LEAST_GROWTH = 200_000
-COUNTED_RUNS = 16
-"""How often the objects that were put aside are counted, which takes milliseconds: once in so many times."""
+LEAST_GROWTH = 1_000_000
+"""In blocks of memory, some 70 bytes each. To count the objects that were put aside would take up to 30 ms."""
 NEVER = 1_000_000_000
 
 
@@ -62,8 +63,7 @@ class _OldObjects:
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
         self._is_due = False
-        self._runs = 0
-        self._most_frozen = 0.0
+        self._most_blocks = 0.0
 
     def on_collection(self, phase: str, facts: Mapping[str, int]) -> None:
         """Receive that the collector begins or ends, in any thread. It cannot be called from here."""
@@ -76,15 +76,14 @@ class _OldObjects:
         self._is_due = False
         if len(gc.get_objects(generation=2)) < OLD_OBJECTS:
             return
-        self._runs += 1
-        is_large = self._runs % COUNTED_RUNS == 1 and gc.get_freeze_count() > self._most_frozen
+        is_large = sys.getallocatedblocks() > self._most_blocks
         if is_large:
             gc.unfreeze()
         gc.collect()
         gc.freeze()
         if is_large:
-            frozen = gc.get_freeze_count()
-            self._most_frozen = max(MOST_GROWTH * frozen, frozen + LEAST_GROWTH)
+            blocks = sys.getallocatedblocks()
+            self._most_blocks = max(MOST_GROWTH * blocks, blocks + LEAST_GROWTH)
 
 
 @contextlib.contextmanager

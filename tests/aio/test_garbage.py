@@ -65,7 +65,6 @@ async def test_circles_are_freed_although_much_is_put_aside() -> None:
 async def test_much_growth_lets_the_collector_look_at_everything(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("shared_registry.aio.garbage.LEAST_GROWTH", 1000)
     monkeypatch.setattr("shared_registry.aio.garbage.MOST_GROWTH", 1.0)
-    monkeypatch.setattr("shared_registry.aio.garbage.COUNTED_RUNS", 2)
     gc.set_threshold(700, 10, 10)
     with rare_collections():
         circle = Node()
