@@ -34,11 +34,22 @@ def children(pid: int) -> list[int]:
     return []
 
 
+def ignore_nothing() -> None:
+    """Handle signals as in a container. Shells let the programs that they start in the background ignore SIGQUIT."""
+    for number in (signal.SIGTERM, signal.SIGQUIT):
+        signal.signal(number, signal.SIG_DFL)
+
+
 @contextlib.contextmanager
 def first_process(*words: str) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
     """Run `join`; yield the process that has its exit code, and its own process id."""
     command = [*FIRST, sys.executable, "-m", "shared_registry", "join", "--url", "http://127.0.0.1:9", *words]
-    with subprocess.Popen(command, env=environment(), stderr=subprocess.DEVNULL) as process:
+    with subprocess.Popen(
+        command,
+        env=environment(),
+        stderr=subprocess.DEVNULL,
+        preexec_fn=ignore_nothing,  # noqa: PLW1509  it takes no lock that a thread could hold
+    ) as process:
         try:
             wait_for(lambda: children(process.pid), "the first process")
             yield process, children(process.pid)[0]
