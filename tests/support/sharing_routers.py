@@ -101,11 +101,13 @@ class Sharing:
         return [router for router in self.routers if not router.registry.is_leader]
 
     async def until_shared_by(self, routers: Iterable[SharingRouter]) -> None:
-        """Wait until every router knows a plan of exactly these."""
+        """Wait until every router knows a plan of exactly these, and one of them leads."""
         keys = {router.key for router in routers}
 
         def is_shared() -> bool:
-            return all(router.plan is not None and router.plan.routers == keys for router in self._started())
+            plans = [router.plan for router in self._started()]
+            leading = [router for router in self.routers if router.registry.is_leader]
+            return len(leading) == 1 and all(plan is not None and plan.routers == keys for plan in plans)
 
         await until(is_shared, f"a plan of {sorted(keys)}")
 
