@@ -81,7 +81,8 @@ async def kill(pod: Pod, what: str) -> None:
     if what in ("pod", "wrapper"):
         os.kill(pod.process.pid, signal.SIGKILL)
     if what in ("pod", "replica"):
-        os.kill(child, signal.SIGKILL)
+        with contextlib.suppress(ProcessLookupError):  # it ends with its wrapper
+            os.kill(child, signal.SIGKILL)
 
 
 @pytest.mark.parametrize("heartbeat_seconds", [1.0, 6.0])
