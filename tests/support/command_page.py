@@ -45,7 +45,7 @@ SCRIPT_SECONDS = 300.0
 
 def print_page() -> list[list[list[str]]]:
     """Return what each command of the page printed, by block; run them."""
-    command = ["unshare", "-rnu", sys.executable, "-m", "tests.support.command_page"]
+    command = ["unshare", "-rnupf", "--kill-child", sys.executable, "-m", "tests.support.command_page"]
     done = subprocess.run(
         command, cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=SCRIPT_SECONDS, check=False
     )
