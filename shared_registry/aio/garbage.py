@@ -76,14 +76,19 @@ class _OldObjects:
         self._is_due = False
         if len(gc.get_objects(generation=2)) < OLD_OBJECTS:
             return
-        is_large = sys.getallocatedblocks() > self._most_blocks
+        is_large = _memory_in_use() > self._most_blocks
         if is_large:
             gc.unfreeze()
         gc.collect()
         gc.freeze()
         if is_large:
-            blocks = sys.getallocatedblocks()
+            blocks = _memory_in_use()
             self._most_blocks = max(MOST_GROWTH * blocks, blocks + LEAST_GROWTH)
+
+
+def _memory_in_use() -> int:
+    """Return how many blocks are in use; under another allocator, of which Python does not know that, the objects."""
+    return sys.getallocatedblocks() or gc.get_freeze_count()
 
 
 @contextlib.contextmanager

@@ -62,7 +62,13 @@ async def test_circles_are_freed_although_much_is_put_aside() -> None:
         await until(is_freed, "the circle is found")
 
 
-async def test_much_growth_lets_the_collector_look_at_everything(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("knows_blocks", [True, False])
+async def test_much_growth_lets_the_collector_look_at_everything(
+    knows_blocks: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With PYTHONMALLOC=malloc, Python does not know the blocks."""
+    if not knows_blocks:
+        monkeypatch.setattr("sys.getallocatedblocks", lambda: 0)
     monkeypatch.setattr("shared_registry.aio.garbage.LEAST_GROWTH", 1000)
     monkeypatch.setattr("shared_registry.aio.garbage.MOST_GROWTH", 1.0)
     gc.set_threshold(700, 10, 10)

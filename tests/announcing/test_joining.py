@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import os
 import signal
@@ -185,11 +184,7 @@ async def test_without_redis_it_leaves_after_one_try(namespace: str) -> None:
     async with pods_of("redis://127.0.0.1:9", namespace) as pods:
         pod = pods()
         await pod.start()
-        line = b""
-        assert pod.process.stderr is not None
-        while b"is not announced" not in line:
-            line = await asyncio.wait_for(pod.process.stderr.readline(), 30)
-            assert line
+        await pod.until_it_says("is not announced")
         pod.process.terminate()
         code, log = await pod.end()
         assert code == 128 + signal.SIGTERM
@@ -200,12 +195,7 @@ async def test_a_namespace_of_another_cluster_is_refused(server: EmbeddedServer,
     async with SharedReplicaRegistry(pod_settings(server, namespace, cluster="prod-eu")) as registry:
         pod = pods()
         await pod.start(env={"SHARED_REGISTRY_CLUSTER": "prod-us"})
-        line = b""
-        assert pod.process.stderr is not None
-        while b"belongs to the cluster 'prod-eu'" not in line:
-            line = await asyncio.wait_for(pod.process.stderr.readline(), 30)
-            assert line
-            assert b"is announced" not in line
+        assert "is announced" not in await pod.until_it_says("belongs to the cluster 'prod-eu'")
         assert registry.all() == []
         other = pods()
         await other.start(env={"SHARED_REGISTRY_CLUSTER": "prod-eu"})
@@ -219,11 +209,7 @@ async def test_two_machines_with_one_address(registry: SharedReplicaRegistry, po
         await until(lambda: serves(registry), "it serves")
         incarnation = registry.all()[0].record.incarnation
         await second.start("--owner", "machine-2", command=())
-        line = b""
-        assert second.process.stderr is not None
-        while b"held by machine-1" not in line:
-            line = await asyncio.wait_for(second.process.stderr.readline(), 30)
-            assert line
+        await second.until_it_says("held by machine-1")
         first.process.kill()
         await until(lambda: [one.record.owner for one in registry.all()] == ["machine-2"], "the other has it", 60)
         assert registry.all()[0].record.incarnation != incarnation

@@ -60,6 +60,16 @@ class Pod:
             env={**os.environ, **(env or {})},
         )
 
+    async def until_it_says(self, text: str) -> str:
+        """Wait until its log has this text; return the log since the last call."""
+        log, stderr = "", self.process.stderr
+        assert stderr is not None
+        while text not in log:
+            line = await asyncio.wait_for(stderr.readline(), 30)
+            assert line, log
+            log += line.decode()
+        return log
+
     async def child(self) -> int:
         """Return the process id of its command."""
         await until(self._children, "a child")
