@@ -25,7 +25,7 @@ from shared_registry.probing import HttpProbe
 from shared_registry.registry import forks
 from shared_registry.registry.changing import RegistryChanges
 from shared_registry.registry.joining import join
-from shared_registry.registry.life import Life
+from shared_registry.registry.life import STOPPED_DURING_START, Life
 from shared_registry.registry.reading import RegistryReads
 from shared_registry.registry.reloading import RegistryReload
 from shared_registry.registry.wiring import Parts, build_parts, clients_of, configured_view, reset_view
@@ -142,7 +142,15 @@ class SharedReplicaRegistry(RegistryReads, RegistryChanges, RegistryReload):
                 where = client.redacted(self.config.redis_url)
                 raise StoreUnavailable(f"Redis at {where} could not be used within {timeout_seconds:g} s") from error
             raise
-        if wait_healthy is not None and not await self.wait_ready(timeout_seconds=wait_healthy):
+        if wait_healthy is None:
+            return
+        try:
+            has_selectable = await self.wait_ready(timeout_seconds=wait_healthy)
+        except UsageError as error:
+            if life.is_ending:
+                raise UsageError(STOPPED_DURING_START) from error
+            raise
+        if not has_selectable:
             logger.warning("no replica can be selected %g s after the start", wait_healthy)
 
     async def stop(self) -> None:

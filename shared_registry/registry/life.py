@@ -16,6 +16,8 @@ from shared_registry.errors import UsageError
 
 logger = logging.getLogger(__name__)
 
+STOPPED_DURING_START = "the registry was stopped during start()"
+
 
 class Life:
     """Joins, works until it is ended, and then closes. Its methods do not run it: its task does."""
@@ -88,7 +90,7 @@ class Life:
             return
         if self._task.done() and not self._task.cancelled() and (error := self._task.exception()) is not None:
             raise error
-        raise UsageError("the registry was stopped during start()")
+        raise UsageError(STOPPED_DURING_START)
 
     def end(self) -> None:
         """Let it end. A life that ends already is not disturbed."""

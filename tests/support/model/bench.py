@@ -258,7 +258,7 @@ class Bench:
         assert self._with_ttl == self.expected.expected_to_expire()
         self._expect_counted()
         queue_checks.expect_fair(
-            self.expected, self._before, self._found, leases_are_put_back=self._answered == "restored"
+            self.expected, self._before, self._found, slots_are_kept=self._answered in ("restored", "moved")
         )
         if self._is_changed:
             await queue_checks.expect_shown(self.expected, self.reader)

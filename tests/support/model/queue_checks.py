@@ -14,18 +14,24 @@ Position = tuple[float, str]
 """What who waits is ordered by."""
 
 
-def expect_fair(expected: QueueRules, before: Dump, found: Dump, *, leases_are_put_back: bool) -> None:
+def expect_fair(expected: QueueRules, before: Dump, found: Dump, *, slots_are_kept: bool) -> None:
     """Fail if anybody has a slot before one who came earlier, or if anybody who may have one waits beside room.
 
     Of what the model says of the line, this takes only which routers are given up.
+
+    Args:
+        expected: Says which routers are given up.
+        before: Every key before the command.
+        found: Every key after it.
+        slots_are_kept: Whether the command put back leases or moved one, so that those new at a router are not new.
     """
 
     def may_have_one(router: str) -> bool:
         return router in expected.routers and not expected.is_given_up(router)
 
     assert expected.is_cut_short or not _waits_beside_free_slots(found, may_have_one)
-    if leases_are_put_back:
-        return  # these need not have waited
+    if slots_are_kept:
+        return
     before_positions, positions = _queue_in(before), _queue_in(found)
     still = [one for one in positions.keys() & before_positions.keys() if may_have_one(router_of(one))]
     for one in _leases_in(found) - _leases_in(before):
