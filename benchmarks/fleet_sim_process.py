@@ -69,13 +69,13 @@ async def main() -> None:
     """Run the routers until the parent is gone, or SIGTERM comes; stop them cleanly then."""
     lines = await parent_input()
     settings = json.loads(await lines.readline())
-    before = resident_bytes()
     replicas = [ReplicaEndpoint(url) for url in settings.get("replicas", ())]
     config = RouterConfig(**settings["config"], replicas=replicas)
     turns = Turns()
     async with contextlib.AsyncExitStack() as stack:
         stack.enter_context(rare_collections())
         registries = [SharedReplicaRegistry(config, health_checks=False) for _ in range(settings["routers"])]
+        before = resident_bytes()
         seconds: list[float] = []
 
         async def start(registry: SharedReplicaRegistry) -> None:

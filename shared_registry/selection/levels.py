@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import operator
 from bisect import bisect_left, bisect_right
+from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
 from shared_registry.model import Replica
@@ -26,10 +27,15 @@ def position_of(replica: Replica) -> tuple[int, str]:
     return record.endpoint.order or 0, record.key
 
 
-class Ordered:
-    """Replicas in order. A replica keeps its position, whatever its record says, until it is put again.
+def order_of(replica: Replica) -> int:
+    """Return by what replicas are ordered first."""
+    return replica.record.endpoint.order or 0
 
-    Of a position only the order is kept: of 50,000 replicas, tuples would take megabytes.
+
+class Ordered:
+    """Replicas in order. Call `hold` before the order of one changes, and then put it again.
+
+    Positions are not stored, but found by a search: of 50,000 replicas they would take megabytes.
 
     Attributes:
         replicas: The replicas. The list changes with the set; nobody else may change it.
@@ -37,11 +43,11 @@ class Ordered:
 
     def __init__(self) -> None:
         self.replicas: list[Replica] = []
-        self._orders: dict[Replica, int] = {}
+        self._held: dict[Replica, int] = {}
         self._copy: tuple[Replica, ...] | None = ()
 
     def __contains__(self, replica: Replica) -> bool:
-        return replica in self._orders
+        return self._find(replica) is not None
 
     def copy(self) -> tuple[Replica, ...]:
         """Return the replicas, as they are now."""
@@ -52,24 +58,35 @@ class Ordered:
     def replace(self, replicas: Iterable[Replica]) -> None:
         """Have exactly these replicas."""
         self.replicas = sorted(replicas, key=position_of)
-        self._orders = {replica: replica.record.endpoint.order or 0 for replica in self.replicas}
+        self._held = {}
         self._copy = None
+
+    def hold(self, replica: Replica) -> None:
+        """Keep a replica where it stands until it is put or dropped, although its order is about to change."""
+        if replica not in self._held and replica in self:
+            self._held[replica] = order_of(replica)
 
     def put(self, replica: Replica) -> None:
         """Add a replica, or move it to where it stands now."""
-        order = replica.record.endpoint.order or 0
-        if self._orders.get(replica) != order:
+        if replica in self._held or replica not in self:
             self.drop(replica)
-            self._orders[replica] = order
             self._put_into(self.replicas, replica)
             self._copy = None
 
-    def drop(self, replica: Replica) -> None:
-        """Remove a replica, if it is there."""
-        if replica in self._orders:
-            self._drop_from(self.replicas, replica)
-            del self._orders[replica]
-            self._copy = None
+    def drop(self, replica: Replica) -> bool:
+        """Remove a replica, if it is there. Return whether it was."""
+        at = self._find(replica)
+        if at is None:
+            return False
+        del self.replicas[at]
+        self._held.pop(replica, None)
+        self._copy = None
+        return True
+
+    def _find(self, replica: Replica) -> int | None:
+        """Return where a replica stands; `None` if it is not there."""
+        at = self._place_in(self.replicas, replica)
+        return at if at < len(self.replicas) and self.replicas[at] is replica else None
 
     def _put_into(self, replicas: list[Replica], replica: Replica) -> None:
         replicas.insert(self._place_in(replicas, replica), replica)
@@ -79,12 +96,16 @@ class Ordered:
 
     def _place_in(self, replicas: list[Replica], replica: Replica) -> int:
         """Return where a replica stands, or belongs, in some of the replicas in order."""
-        order_of = self._orders.__getitem__
-        order = order_of(replica)
-        first = bisect_left(replicas, order, key=order_of)
-        if first == len(replicas) or replicas[first] is replica or order_of(replicas[first]) != order:
+        place_of = self._order_of if self._held else order_of
+        order = place_of(replica)
+        first = bisect_left(replicas, order, key=place_of)
+        if first == len(replicas) or replicas[first] is replica or place_of(replicas[first]) != order:
             return first
-        return bisect_left(replicas, replica.key, first, bisect_right(replicas, order, first, key=order_of), key=_KEY)
+        return bisect_left(replicas, replica.key, first, bisect_right(replicas, order, first, key=place_of), key=_KEY)
+
+    def _order_of(self, replica: Replica) -> int:
+        order = self._held.get(replica)
+        return order_of(replica) if order is None else order
 
 
 class SelectionLevel(Ordered):
@@ -99,54 +120,60 @@ class SelectionLevel(Ordered):
         super().__init__()
         self.classes: dict[float, list[Replica]] = {}
         self.full_weights: dict[float, int] = {}
-        self._weights: dict[Replica, Weights] = {}
-        self._pairs: dict[Weights, Weights] = {}
+        self._usual: Weights = (1.0, 1.0)
+        self._unusual: dict[Replica, Weights] = {}
 
     def fill(self, replicas: Sequence[Replica], weights: Iterable[float], full_weights: Iterable[float]) -> None:
         """Have exactly these replicas, which are given in order."""
-        self._orders = {replica: replica.record.endpoint.order or 0 for replica in replicas}
         self.replicas = list(replicas)
-        self._copy = None
-        pairs = self._pairs = {}
-        both = zip(weights, full_weights, strict=True)
-        self._weights = dict(zip(replicas, (pairs.setdefault(pair, pair) for pair in both), strict=True))
+        self._held, self._copy = {}, None
         self.classes, self.full_weights = {}, {}
-        for replica, (weight, full) in self._weights.items():
+        pairs = list(zip(weights, full_weights, strict=True))
+        counts = Counter(pairs)
+        self._usual = max(counts, key=counts.__getitem__, default=self._usual)
+        same = {pair: pair for pair in counts}
+        self._unusual = {
+            replica: same[pair] for replica, pair in zip(replicas, pairs, strict=True) if pair != self._usual
+        }
+        for replica, (weight, full) in zip(replicas, pairs, strict=True):
             self.classes.setdefault(weight, []).append(replica)
             self.full_weights[full] = self.full_weights.get(full, 0) + 1
 
     def weight_of(self, replica: Replica) -> float | None:
         """Return the present weight of a replica; `None` if the replica is not of this level."""
-        weights = self._weights.get(replica)
-        return None if weights is None else weights[0]
+        return self._weights_of(replica)[0] if replica in self else None
 
     def weights(self, *, full: bool = False) -> list[float]:
         """Return the weight of each replica, now or after its ramp, in the order of `replicas`."""
-        return [self._weights[replica][full] for replica in self.replicas]
+        unusual, usual = self._unusual.get, self._usual
+        return [unusual(replica, usual)[full] for replica in self.replicas]
 
     def place(self, replica: Replica, weight: float, full: float) -> None:
         """Add a replica, or change its weight, its weight after its ramp, or its position."""
-        before = self._weights.get(replica)
-        if before is not None and self._orders[replica] == (replica.record.endpoint.order or 0):
-            if before == (weight, full):
-                return
-            self._leave_class(replica, *before)
-        else:
+        if replica in self._held or replica not in self:
             self.drop(replica)
             self.put(replica)
-        pair = weight, full
-        self._weights[replica] = self._pairs.setdefault(pair, pair)
+        elif self._weights_of(replica) == (weight, full):
+            return
+        else:
+            self._leave_class(replica)
+        if (weight, full) != self._usual:
+            self._unusual[replica] = weight, full
         self._put_into(self.classes.setdefault(weight, []), replica)
         self.full_weights[full] = self.full_weights.get(full, 0) + 1
 
-    def drop(self, replica: Replica) -> None:
-        """Remove a replica, if it is there."""
-        before = self._weights.pop(replica, None)
-        if before is not None:
-            self._leave_class(replica, *before)
-            super().drop(replica)
+    def drop(self, replica: Replica) -> bool:
+        """See `Ordered`."""
+        if replica not in self:
+            return False
+        self._leave_class(replica)
+        return super().drop(replica)
 
-    def _leave_class(self, replica: Replica, weight: float, full: float) -> None:
+    def _weights_of(self, replica: Replica) -> Weights:
+        return self._unusual.get(replica, self._usual)
+
+    def _leave_class(self, replica: Replica) -> None:
+        weight, full = self._unusual.pop(replica, self._usual)
         members = self.classes[weight]
         self._drop_from(members, replica)
         if not members:
@@ -227,11 +254,16 @@ class Levels:
 
     def drop(self, replica: Replica) -> None:
         """Remove a replica, if it is there."""
-        number = self._number_of(replica)
-        if number is not None:
-            self.levels[number].drop(replica)
-            self._forget_share(replica, number)
-            self._note(number, replica)
+        for number, level in enumerate(self.levels):
+            if level.drop(replica):
+                self._forget_share(replica, number)
+                self._note(number, replica)
+                return
+
+    def hold(self, replica: Replica) -> None:
+        """See `Ordered`."""
+        for level in self.levels:
+            level.hold(replica)
 
     def ramp(self, shares: Mapping[str, float], replicas: Iterable[Replica]) -> None:
         """Give replicas a part of their weights. `settle` does the rest.

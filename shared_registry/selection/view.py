@@ -320,7 +320,7 @@ class View:
         replica = self._replicas.get(key) or self._handles.pop(key, None) or Replica.of(record)
         if replica.name != record.endpoint.name:
             self._former_names.note(replica)
-        replica.record = self._without_ended(record)
+        self._change(replica, self._without_ended(record))
         self._replicas[key] = replica
         self._touched[replica] = None
         self._note_drain(replica)
@@ -340,7 +340,7 @@ class View:
                 self._note_removal(record)
         elif is_later(record.revision, replica.record.revision):
             self._drop(record.key)
-            replica.record = record
+            self._change(replica, record)
             self._note_removal(record)
 
     def _note_removal(self, record: ReplicaRecord) -> None:
@@ -356,14 +356,21 @@ class View:
     def _set(self, replica: Replica, record: ReplicaRecord) -> None:
         if record.endpoint.name != replica.name:
             self._former_names.note(replica)
-        former, replica.record = replica.record, self._without_ended(record)
-        present = replica.record
+        former, present = replica.record, self._without_ended(record)
+        self._change(replica, present)
         if present.removes_when_drained or former.removes_when_drained:
             self._note_drain(replica)
         if former.is_selectable is not present.is_selectable or former.endpoint != present.endpoint:
             self._touched[replica] = None
         elif not present.is_selectable and self._panic_percent > 0:
             self._put_spare(replica)
+
+    def _change(self, replica: Replica, record: ReplicaRecord) -> None:
+        if record.endpoint.order != replica.record.endpoint.order:
+            self._everyone.hold(replica)
+            for levels in self._all_levels():
+                levels.hold(replica)
+        replica.record = record
 
     def _note_drain(self, replica: Replica) -> None:
         if replica.record.removes_when_drained:

@@ -315,6 +315,7 @@ def changes_of(rng: random.Random, number: int) -> list[ReplicaRecord]:
             primary=rng.random() < 0.3,
             status=rng.choice([HEALTHY, HEALTHY, UNHEALTHY]),
             admin=rng.choice([AdminState.ACTIVE] * 4 + [AdminState.DRAINING, AdminState.REMOVED]),
+            order=rng.choice([None, None, None, rng.randrange(12)]),
             revision=number + 2,
         )
         for _ in range(rng.choice([1, 1, 1, 2, 5]))

@@ -30,9 +30,10 @@ def record(
     admin: AdminState = AdminState.ACTIVE,
     revision: int = 1,
     answered_at: float | None = ANSWERED_AT,
+    order: int | None = None,
     **fields: Any,
 ) -> ReplicaRecord:
-    endpoint = ReplicaEndpoint(url(number), primary=primary, weight=weight, order=number)
+    endpoint = ReplicaEndpoint(url(number), primary=primary, weight=weight, order=number if order is None else order)
     health = ReplicaHealth(status, last_ok_at=None if status is UNKNOWN else answered_at)
     return ReplicaRecord(
         url(number), endpoint, health, admin=admin, revision=f"{revision}-0", incarnation="i", **fields
