@@ -47,7 +47,7 @@ class Ordered:
         self._copy: tuple[Replica, ...] | None = ()
 
     def __contains__(self, replica: Replica) -> bool:
-        return self._find(replica) is not None
+        return self._search(replica)[1]
 
     def copy(self) -> tuple[Replica, ...]:
         """Return the replicas, as they are now."""
@@ -68,34 +68,37 @@ class Ordered:
 
     def put(self, replica: Replica) -> None:
         """Add a replica, or move it to where it stands now."""
-        if replica in self._held or replica not in self:
+        if replica in self._held:
             self.drop(replica)
-            self._put_into(self.replicas, replica)
-            self._copy = None
+        at, is_there = self._search(replica)
+        if not is_there:
+            self._insert(at, replica)
 
     def drop(self, replica: Replica) -> bool:
         """Remove a replica, if it is there. Return whether it was."""
-        at = self._find(replica)
-        if at is None:
-            return False
+        at, is_there = self._search(replica)
+        if is_there:
+            self._remove(at, replica)
+        return is_there
+
+    def _insert(self, at: int, replica: Replica) -> None:
+        self.replicas.insert(at, replica)
+        self._copy = None
+
+    def _remove(self, at: int, replica: Replica) -> None:
         del self.replicas[at]
         self._held.pop(replica, None)
         self._copy = None
-        return True
 
-    def _find(self, replica: Replica) -> int | None:
-        """Return where a replica stands; `None` if it is not there."""
+    def _search(self, replica: Replica) -> tuple[int, bool]:
+        """Return where a replica stands or belongs, and whether it is there."""
         at = self._place_in(self.replicas, replica)
-        return at if at < len(self.replicas) and self.replicas[at] is replica else None
-
-    def _put_into(self, replicas: list[Replica], replica: Replica) -> None:
-        replicas.insert(self._place_in(replicas, replica), replica)
-
-    def _drop_from(self, replicas: list[Replica], replica: Replica) -> None:
-        del replicas[self._place_in(replicas, replica)]
+        return at, at < len(self.replicas) and self.replicas[at] is replica
 
     def _place_in(self, replicas: list[Replica], replica: Replica) -> int:
         """Return where a replica stands, or belongs, in some of the replicas in order."""
+        if not replicas:
+            return 0
         place_of = self._order_of if self._held else order_of
         order = place_of(replica)
         first = bisect_left(replicas, order, key=place_of)
@@ -150,32 +153,40 @@ class SelectionLevel(Ordered):
 
     def place(self, replica: Replica, weight: float, full: float) -> None:
         """Add a replica, or change its weight, its weight after its ramp, or its position."""
-        if replica in self._held or replica not in self:
+        if replica in self._held:
             self.drop(replica)
-            self.put(replica)
+        at, is_there = self._search(replica)
+        if not is_there:
+            self._insert(at, replica)
         elif self._weights_of(replica) == (weight, full):
             return
         else:
-            self._leave_class(replica)
+            self._leave_class(at, replica)
         if (weight, full) != self._usual:
             self._unusual[replica] = weight, full
-        self._put_into(self.classes.setdefault(weight, []), replica)
+        members = self.classes.setdefault(weight, [])
+        members.insert(self._place_in_class(members, at, replica, others=len(self.replicas) - 1), replica)
         self.full_weights[full] = self.full_weights.get(full, 0) + 1
 
     def drop(self, replica: Replica) -> bool:
         """See `Ordered`."""
-        if replica not in self:
-            return False
-        self._leave_class(replica)
-        return super().drop(replica)
+        at, is_there = self._search(replica)
+        if is_there:
+            self._leave_class(at, replica)
+            self._remove(at, replica)
+        return is_there
+
+    def _place_in_class(self, members: list[Replica], at: int, replica: Replica, *, others: int) -> int:
+        """Return where a replica stands or belongs in its class; without a search if all are of one class."""
+        return at if len(members) == others else self._place_in(members, replica)
 
     def _weights_of(self, replica: Replica) -> Weights:
         return self._unusual.get(replica, self._usual)
 
-    def _leave_class(self, replica: Replica) -> None:
+    def _leave_class(self, at: int, replica: Replica) -> None:
         weight, full = self._unusual.pop(replica, self._usual)
         members = self.classes[weight]
-        self._drop_from(members, replica)
+        del members[self._place_in_class(members, at, replica, others=len(self.replicas))]
         if not members:
             del self.classes[weight]
         self.full_weights[full] -= 1
@@ -245,8 +256,7 @@ class Levels:
     def place(self, replica: Replica, cooling: Collection[str] = ()) -> None:
         """Add a replica, or take over what has changed of it."""
         number = self._level_of(replica, cooling)
-        if replica not in self.levels[number]:
-            self.drop(replica)
+        self._drop_from(replica, (other for other in range(LEVELS) if other != number))
         if self._shares or self._ramping[number]:
             self._note_share(replica, number)
         self._weigh(replica, number)
@@ -254,11 +264,13 @@ class Levels:
 
     def drop(self, replica: Replica) -> None:
         """Remove a replica, if it is there."""
-        for number, level in enumerate(self.levels):
-            if level.drop(replica):
+        self._drop_from(replica, range(LEVELS))
+
+    def _drop_from(self, replica: Replica, numbers: Iterable[int]) -> None:
+        for number in numbers:
+            if self.levels[number].drop(replica):
                 self._forget_share(replica, number)
                 self._note(number, replica)
-                return
 
     def hold(self, replica: Replica) -> None:
         """See `Ordered`."""

@@ -91,6 +91,7 @@ class View:
         self._spread = Levels(is_spread=True) if spreads_in_panic and panic_percent > 0 else None
         self._spread_since = -math.inf
         self._touched: dict[Replica, None] = {}
+        self._moved: set[Replica] = set()  # those of the touched ones that came, left, or have another order
         self._is_rebuilt = True
         self._preference: tuple[Replica, ...] | None = ()
         self._handles: WeakValueDictionary[str, Replica] = WeakValueDictionary()  # of those that are not shown
@@ -323,6 +324,7 @@ class View:
         self._change(replica, self._without_ended(record))
         self._replicas[key] = replica
         self._touched[replica] = None
+        self._moved.add(replica)
         self._note_drain(replica)
         self.removed.pop(key, None)
 
@@ -332,6 +334,7 @@ class View:
         self.selection.loads.forget(replica)
         self._former_names.note(replica)
         self._touched[replica] = None
+        self._moved.add(replica)
         replica.record = replace(replica.record, admin=AdminState.REMOVED)
 
     def _remove(self, replica: Replica | None, record: ReplicaRecord) -> None:
@@ -367,6 +370,7 @@ class View:
 
     def _change(self, replica: Replica, record: ReplicaRecord) -> None:
         if record.endpoint.order != replica.record.endpoint.order:
+            self._moved.add(replica)
             self._everyone.hold(replica)
             for levels in self._all_levels():
                 levels.hold(replica)
@@ -397,6 +401,7 @@ class View:
         if self._touched or is_rebuilt:
             self._preference = None
         self._touched, self._is_rebuilt = {}, False
+        self._moved.clear()
         self._is_settled = True
         for levels in self._all_levels():
             self._is_settled = levels.settle(AT_ONCE) and self._is_settled
@@ -424,10 +429,11 @@ class View:
     def _place(self, replica: Replica) -> None:
         """Move one replica to where it belongs now."""
         is_shown = self._replicas.get(replica.key) is replica
-        if is_shown:
-            self._everyone.put(replica)
-        else:
-            self._everyone.drop(replica)
+        if replica in self._moved:
+            if is_shown:
+                self._everyone.put(replica)
+            else:
+                self._everyone.drop(replica)
         is_able = is_shown and replica.record.is_selectable
         if is_able:
             self._levels.place(replica, self.cooling)
