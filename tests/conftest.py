@@ -23,6 +23,8 @@ from tests.support.faulty_proxy import FaultyProxy
 from tests.support.space import Space, on_server
 
 TESTS = Path(__file__).parent
+STARTUP_SECONDS = 60.0
+"""Within which a server has to start, on a machine that is busy with other tests."""
 LONGEST = (
     "store/test_cluster_failover.py",
     "failover/test_sentinels.py",
@@ -121,17 +123,18 @@ def redis_binary() -> Path:
 @pytest.fixture(scope="session")
 def server(redis_binary: Path) -> Iterator[EmbeddedServer]:
     """One server for the whole run. Tests share it: keep to `namespace`, and leave its settings alone."""
-    with EmbeddedServer(binary=redis_binary) as server:
+    with EmbeddedServer(binary=redis_binary, startup_seconds=STARTUP_SECONDS) as server:
         yield server
 
 
 @pytest.fixture
 def own_server(redis_binary: Path) -> Iterator[Callable[..., EmbeddedServer]]:
     """Start a server for one test, which may kill, pause and restart it. Takes `EmbeddedServer`'s arguments."""
+    usual = {"binary": redis_binary, "startup_seconds": STARTUP_SECONDS}
     with contextlib.ExitStack() as servers:
 
         def start(**options: Any) -> EmbeddedServer:
-            server = servers.enter_context(EmbeddedServer(**{"binary": redis_binary, **options}))
+            server = servers.enter_context(EmbeddedServer(**{**usual, **options}))
             servers.callback(server.kill)  # in the end: a stop takes a tenth of a second, and nothing of it is needed
             return server
 

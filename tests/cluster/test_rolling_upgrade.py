@@ -38,7 +38,7 @@ async def test_versions_run_side_by_side_until_the_upgrade(
         "lease_seconds": 1.5,
         "renew_interval_seconds": 0.5,
         "heartbeat_seconds": 0.5,
-        "router_expiry_seconds": 3.0,
+        "router_expiry_seconds": 30.0,  # all of them leave by themselves
         "recovery_threshold": 1,
         "health_check_interval_seconds": 0.5,
     }
