@@ -18,6 +18,9 @@ from tests.support.command import ROOT
 CONFIG = yaml.safe_load((ROOT / "mkdocs.yml").read_text(encoding="utf-8"))
 LOADED = re.compile(r"<(?:script|img|link|iframe|source)\b[^>]*\b(?:src|href)=\"(https?:[^\"]*|//[^\"]*)\"")
 BUILT_FROM = ("docs", "examples", "packaging", "lua", "shared_registry")
+BUILD_SECONDS = 200
+"""A quarter of a minute on a quiet machine."""
+pytestmark = pytest.mark.timeout(BUILD_SECONDS + 40)
 
 
 def pages_in(entry: Any) -> Iterator[str]:
@@ -45,7 +48,9 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def build(root: Path, there: Path) -> None:
     command = [sys.executable, "-m", "mkdocs", "build", "--quiet", "--site-dir", str(there)]
     settings = os.environ | {"NO_MKDOCS_2_WARNING": "1"}
-    done = subprocess.run(command, cwd=root, env=settings, capture_output=True, text=True, timeout=58, check=False)
+    done = subprocess.run(
+        command, cwd=root, env=settings, capture_output=True, text=True, check=False, timeout=BUILD_SECONDS
+    )
     assert done.returncode == 0, done.stdout + done.stderr
 
 
