@@ -62,11 +62,18 @@ class Ejecting:
         await self.space.store.report(Term(self.epoch, "token"), self.batch, results, LIMITS)
 
     async def unreached(
-        self, router: str, url: str = A, *, ago: float | None = 0.0, limits: EjectionLimits = EJECTION
+        self,
+        router: str,
+        url: str = A,
+        *,
+        ago: float | None = 0.0,
+        limits: EjectionLimits = EJECTION,
+        interval: float = INTERVAL,
     ) -> list[Event]:
         """Let a session of a router fail to connect; a probe of that router has reached the replica since, or not."""
+        thresholds = replace(LIMITS, interval_seconds=interval)
         return await self.space.store_of(router).record_outcome(
-            self.space.failure(url), LIMITS, by="proxy", is_passive=True, failed_ago_seconds=ago, ejection=limits
+            self.space.failure(url), thresholds, by="proxy", is_passive=True, failed_ago_seconds=ago, ejection=limits
         )
 
     async def broken(self, router: str, client: str, count: int = 1, url: str = A) -> list[Event]:
@@ -164,16 +171,16 @@ async def test_the_time_of_the_session_counts(ejecting: Ejecting) -> None:
     """A probe of the prober between a session's failure and the testimony is late enough, an older session too old."""
     await ejecting.unreached(ONE, ago=None)
     await ejecting.probe(ejecting.space.success())
-    await ejecting.unreached(ONE, ago=1.0)
+    await ejecting.unreached(ONE, ago=8.0)
     long_ago = 2 * INTERVAL + 1
     machine, _, at = ejecting.state()["unreached_from"].partition("@")
-    assert int(at) <= ejecting.space.now_ms() - 1000
+    assert int(at) <= ejecting.space.now_ms() - 8000
     ejecting.space.raw.hset(
         ejecting.space.keys.replica(A), "unreached_from", f"{machine}@{int(at) - int(long_ago * 1000)}"
     )
-    await ejecting.unreached(TWO, ago=0.5)
+    await ejecting.unreached(TWO, ago=7.5)
     assert not ejecting.is_ejected()
-    await ejecting.unreached(ONE, ago=0.8)
+    await ejecting.unreached(ONE, ago=7.8)
     assert ejecting.is_ejected()
 
 
@@ -219,27 +226,26 @@ async def test_a_replica_whose_probes_fail_is_not_ejected(ejecting: Ejecting) ->
 
 
 async def test_reports_of_long_ago_do_not_eject(ejecting: Ejecting) -> None:
+    interval = 300.0  # so that a pause of this machine counts for little
     await ejecting.unreached(ONE)
     machine, _, at = ejecting.state()["unreached_from"].partition("@")
-    for seconds, is_ejected in ((2 * INTERVAL + 1, False), (2 * INTERVAL - 1, True)):
+    for seconds, is_ejected in ((2 * interval + 1, False), (2 * interval - 30, True)):
         long_ago = f"{machine}@{int(at) - int(seconds * 1000)}"
         ejecting.space.raw.hset(ejecting.space.keys.replica(A), "unreached_from", long_ago)
         await ejecting.probe(ejecting.space.success())
-        await ejecting.unreached(TWO)
+        await ejecting.unreached(TWO, interval=interval)
         assert ejecting.is_ejected() is is_ejected
 
 
-@pytest.mark.parametrize(("seconds", "is_ejected"), [(2.5, True), (3.5, False)])
+@pytest.mark.parametrize(("seconds", "is_ejected"), [(1.5, True), (3.5, False)])
 async def test_reports_a_second_apart_count_together(ejecting: Ejecting, seconds: float, is_ejected: bool) -> None:
     """A router reports at most once a second, which may be longer than two intervals."""
-    quick = replace(LIMITS, interval_seconds=0.2)
     await ejecting.unreached(ONE)
-    machine, _, at = ejecting.state()["unreached_from"].partition("@")
-    long_ago = f"{machine}@{int(at) - int(seconds * 1000)}"
-    ejecting.space.raw.hset(ejecting.space.keys.replica(A), "unreached_from", long_ago)
+    machine, _, _ = ejecting.state()["unreached_from"].partition("@")
     await ejecting.probe(ejecting.space.success())
-    store, failure = ejecting.space.store_of(TWO), ejecting.space.failure()
-    await store.record_outcome(failure, quick, is_passive=True, ejection=EJECTION)
+    long_ago = f"{machine}@{ejecting.space.now_ms() - int(seconds * 1000)}"
+    ejecting.space.raw.hset(ejecting.space.keys.replica(A), "unreached_from", long_ago)
+    await ejecting.unreached(TWO, interval=0.2)
     assert ejecting.is_ejected() is is_ejected
 
 

@@ -14,7 +14,7 @@ from shared_registry.model.plan import BUCKETS, bucket_of
 from shared_registry.store.replies import Elected, Report
 from tests.support.space import A, B, Space, info, on_server
 
-INTERVAL_MS = 5000
+INTERVAL_MS = 60_000
 LIMITS = Thresholds(failure=3, recovery=2, interval_seconds=INTERVAL_MS / 1000, timeout_seconds=2.0)
 LEADER, TWO, THREE = (f"router~{number}" for number in range(1, 4))
 EXPIRY_MS = 60_000

@@ -13,8 +13,9 @@ import pytest
 
 from shared_registry.errors import ConfigError
 from shared_registry.http1.connection import ReplicaConnection
-from shared_registry.probing import Evidence, HttpProber, budget, guarded
+from shared_registry.probing import Evidence, HttpProber, budget, guarded, names
 from shared_registry.probing.prober import EXCHANGES_PER_CONNECTION
+from tests.support.pauses import Pauses
 from tests.support.replica_server import ReplicaServer
 from tests.support.scripted_server import (
     LONG,
@@ -75,7 +76,7 @@ async def test_connections_beyond_the_budget_are_not_kept(monkeypatch: pytest.Mo
         await until(lambda: kept() == 3, "another one has its place")
 
 
-async def test_a_new_connection_says_when_its_name_was_looked_up() -> None:
+async def test_a_new_connection_says_when_its_name_was_looked_up(monkeypatch: pytest.MonkeyPatch) -> None:
     """While the resolver hangs, it is made by the last answer."""
     answers = threading.Event()
     answers.set()
@@ -90,6 +91,7 @@ async def test_a_new_connection_says_when_its_name_was_looked_up() -> None:
         began_at: list[float] = []
         found = []
         for hangs in (False, False, True):
+            monkeypatch.setattr(names, "PATIENCE_SECONDS", 0.25 if hangs else LONG)
             if hangs:
                 answers.clear()
                 await asyncio.sleep(0.2)
@@ -219,10 +221,11 @@ async def test_a_fresh_connection_has_the_remaining_timeout() -> None:
 
     async with scripted(script) as server, HttpProber() as prober:
         assert (await prober(f"{server.url}/health", timeout=LONG))[1] is None
-        latency_ms, error = await prober(f"{server.url}/health", timeout=1.0)
+        async with Pauses() as pauses:
+            latency_ms, error = await prober(f"{server.url}/health", timeout=1.0)
         assert server.accepted == 2
         assert error == "timeout after 1.0s while waiting for the response"
-        assert latency_ms < 1600, "the second try had a timeout of its own"
+        assert latency_ms < 1600 + 1000 * pauses.seconds, "the second try had a timeout of its own"
 
 
 async def test_a_timeout_names_connecting_or_waiting(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -160,7 +160,8 @@ async def test_a_slow_opening_is_left_to_a_task(monkeypatch: pytest.MonkeyPatch)
 async def test_a_connection_without_a_task_is_closed(end: str) -> None:
     async with scripted(stay_silent) as server, HttpProber() as prober:
         ended: list[object] = []
-        probe = prober.begin(f"{server.url}/health", timeout=SHORT, ended=ended.append)
+        seconds = SHORT if end == "forget" else LONG
+        probe = prober.begin(f"{server.url}/health", timeout=seconds, ended=ended.append)
         assert probe is not None
         await until(lambda: server.requests or server.open)
         if end == "aclose":

@@ -497,19 +497,20 @@ async def test_an_outcome_on_purpose_counts_like_a_probe_among_peers(verdicts: V
     assert verdicts.state()["suspected_by"] == FIVE
 
 
-@pytest.mark.parametrize(("seconds_ago", "status"), [(7.9, "healthy"), (8.1, "unhealthy")])
+@pytest.mark.parametrize(("seconds_ago", "status"), [(580.0, "healthy"), (603.1, "unhealthy")])
 async def test_without_probes_a_recent_success_outweighs_a_failure(
     server: EmbeddedServer, namespace: str, seconds_ago: float, status: str
 ) -> None:
+    limits = replace(LIMITS, interval_seconds=600.0)  # so that a pause of this machine counts for little
     async with on_server(server.url, namespace) as space:
         await space.add()
         for router in (LEADER, TWO):
             await space.store_of(router).heartbeat(info(router), expiry_seconds=60)
-        await space.store_of(TWO).record_outcome(space.success(), LIMITS)
+        await space.store_of(TWO).record_outcome(space.success(), limits)
         at = space.now_ms() - int(seconds_ago * 1000)
         space.raw.hset(space.keys.replica(A), "last_ok_at_ms", at)
         for _ in range(3):
-            await space.store.record_outcome(space.failure(), LIMITS)
+            await space.store.record_outcome(space.failure(), limits)
         assert space.fields(A)["status"] == status
 
 

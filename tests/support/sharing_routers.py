@@ -19,10 +19,10 @@ QUICK: dict[str, Any] = {
     "health_check_interval_seconds": 0.5,
     "fast_interval_seconds": 0.2,
     "health_check_timeout_seconds": 0.5,
-    "lease_seconds": 1.5,
+    "lease_seconds": 30.0,  # a pause of this machine changes neither the leader nor the plan
     "renew_interval_seconds": 0.4,
     "heartbeat_seconds": 0.3,
-    "router_expiry_seconds": 3.0,
+    "router_expiry_seconds": 30.0,
     "refresh_seconds": 0.3,
 }
 LONG_AGO = -1e9
@@ -116,6 +116,10 @@ class Sharing:
 
     def healthy(self, router: SharingRouter) -> set[str]:
         return {replica.key for replica in router.registry.all() if replica.is_healthy}
+
+    def probed_since(self, at: float, *, but: SharingRouter | None = None) -> set[str]:
+        """Return what was probed since then by any router, or by any but one."""
+        return {url for router in self.routers if router is not but for url in router.probed_since(at)}
 
     def _started(self) -> list[SharingRouter]:
         return [router for router in self.routers if router.registry.is_started]
