@@ -60,7 +60,7 @@ def make(server: EmbeddedServer, namespace: str, fleet: Fleet) -> Make:
                 namespace=namespace,
                 router_id=router_id,
                 discovery=[source],  # type: ignore[arg-type]
-                lease_seconds=1.0,
+                lease_seconds=60.0,  # in another term sources begin anew
                 renew_interval_seconds=0.2,
                 **settings,
             )

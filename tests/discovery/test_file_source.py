@@ -137,11 +137,11 @@ async def test_half_a_file_at_the_start_is_partial(tmp_path: Path) -> None:
 
 
 async def test_a_read_that_hangs_is_a_failure_until_it_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("shared_registry.discovery.file.READ_SECONDS", 0.1)
     path, pipe = tmp_path / "replicas.yaml", tmp_path / "pipe"
     path.write_text(GOOD)
     async with asked(path) as answers, asyncio.timeout(30):
         assert len((await anext(answers)).found) == 2
+        monkeypatch.setattr("shared_registry.discovery.file.READ_SECONDS", 0.1)
         os.mkfifo(pipe)
         pipe.replace(path)  # opening it hangs until somebody writes
         while not (answer := await anext(answers)).failure:

@@ -152,14 +152,12 @@ async def test_a_forgotten_version_is_listed_anew(api: KubernetesApi, ask: Calla
     await answer_with(answers, has(A, C))
 
 
-async def test_a_watch_goes_on_from_its_last_bookmark(
-    api: KubernetesApi, ask: Callable[..., Answers], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(kubernetes, "WATCH_SECONDS", 1)
+async def test_a_watch_goes_on_from_its_last_bookmark(api: KubernetesApi, ask: Callable[..., Answers]) -> None:
     answers = ask()
     await answer_with(answers, has(A, B))
     await answer_with(answers, lambda _: api.watching == 1)
     await api.bookmark()
+    await api.end_watches()
 
     def watched_from() -> list[str]:
         return [query["resourceVersion"] for _, query in api.requests if "watch" in query]

@@ -55,6 +55,7 @@ class KubernetesApi:
         self._events: list[tuple[int, Json]] = []
         self._changed = asyncio.Condition()
         self._writers: set[asyncio.StreamWriter] = set()
+        self._ended = 0
 
     @property
     def url(self) -> str:
@@ -76,8 +77,9 @@ class KubernetesApi:
             "endpoints": list(endpoints),
             "ports": [{"name": "http", "port": 8000, "protocol": "TCP"}] if ports is None else ports,
         }
-        await self._happened("MODIFIED" if name in self._slices else "ADDED", made)
-        self._slices[name] = made
+        what = "MODIFIED" if name in self._slices else "ADDED"
+        self._slices[name] = made  # before anything is awaited: a list of this version has it
+        await self._happened(what, made)
 
     def slice_of(self, name: str) -> Json:
         """Return a slice as a list has it."""
@@ -94,6 +96,12 @@ class KubernetesApi:
         await self._happened(
             "BOOKMARK", {"metadata": {"resourceVersion": str(self._version), "labels": {LABEL: "replicas"}}}
         )
+
+    async def end_watches(self) -> None:
+        """End the watches that there are as if their time was over, after what has happened until now."""
+        async with self._changed:
+            self._ended += 1
+            self._changed.notify_all()
 
     def forget(self) -> None:
         """Forget all versions up to now, as etcd does when it is compacted."""
@@ -192,12 +200,16 @@ class KubernetesApi:
                 writer.write(b"0\r\n\r\n")
                 return
             deadline = asyncio.get_running_loop().time() + float(query.get("timeoutSeconds", 240))
+            begun = self._ended
             while asyncio.get_running_loop().time() < deadline and not writer.is_closing():
+                is_over = self._ended != begun
                 for version, event in list(self._events):
                     if version > seen and event["object"]["metadata"]["labels"].get(name) == value:
                         self._send_line(writer, event)
                         seen = version
                 await writer.drain()
+                if is_over:
+                    break
                 async with self._changed:
                     with contextlib.suppress(TimeoutError):
                         await asyncio.wait_for(self._changed.wait(), 0.05)
