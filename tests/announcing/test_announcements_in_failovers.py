@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any, cast
@@ -81,30 +82,38 @@ async def test_a_drain_waits_until_routers_restore_the_replica(
     *,
     is_put_back: bool,
 ) -> None:
-    async with holding(server, namespace, registry) as (pod, lease):
+    ttl_seconds = 600.0 if is_put_back else TTL
+    async with holding(server, namespace, registry, ttl_seconds=ttl_seconds) as (pod, lease):
         with monkeypatch.context() as lost:
+            beats = 0
 
             async def beat(*_: object) -> Beat:
+                nonlocal beats
+                beats += 1
                 return Beat(BeatWord.UNKNOWN)
 
             lost.setattr(Store, "beat", beat)
+            began = time.monotonic()
             drain = asyncio.create_task(pod.drain(60))
-            await until(lambda: registry.all()[0].admin is AdminState.DRAINING, "it drains")
-            await asyncio.sleep(2)
-            assert not drain.done()
-            if not is_put_back:
+            await until(lambda: beats > 3, "it asks several times")
+            if is_put_back:
+                await until(lambda: registry.all()[0].admin is AdminState.DRAINING, "it drains")
+                assert not drain.done()
+            else:
                 assert await asyncio.wait_for(drain, 30)
+                assert time.monotonic() - began >= TTL, "routers have one time to live to put it back"
         await lease.release()
         assert await asyncio.wait_for(drain, 30)
 
 
 @contextlib.asynccontextmanager
 async def holding(
-    server: EmbeddedServer, namespace: str, registry: SharedReplicaRegistry
+    server: EmbeddedServer, namespace: str, registry: SharedReplicaRegistry, *, ttl_seconds: float = TTL
 ) -> AsyncIterator[tuple[Announcement, Lease]]:
     """Announce a replica, and open a session on it."""
     async with ReplicaServer() as replica:
         endpoint = ReplicaEndpoint(replica.url())
-        async with Announcement(pod_settings(server, namespace), endpoint, ttl_seconds=TTL, drain_seconds=0) as pod:
+        config = pod_settings(server, namespace)
+        async with Announcement(config, endpoint, ttl_seconds=ttl_seconds, drain_seconds=0) as pod:
             await until(lambda: serves(registry), "it serves")
             yield pod, await registry.acquire("a session")

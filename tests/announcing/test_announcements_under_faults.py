@@ -35,6 +35,7 @@ from tests.support.space import Space
 from tests.support.until import until
 from tests.support.versions import PACKAGE, Version, changed_package
 
+pytestmark = pytest.mark.timeout(180)  # pods are processes, and each test outlasts times to live
 FAKETIME = next(
     (path for name in ("/usr/lib", "/usr/local/lib") for path in sorted(Path(name).glob("**/libfaketime.so.1"))), None
 )
@@ -81,7 +82,7 @@ async def test_an_outage_longer_than_the_time_to_live_loses_nobody(
         made = [pods() for _ in range(3)]
         for pod in made:
             await pod.start()
-        await until(lambda: are_up(registry, 3), "all are up")
+        await until(lambda: are_up(registry, 3), "all are up", 60)
         incarnations = {one.key: one.record.incarnation for one in registry.all()}
         with away(server):
             os.killpg(made[0].process.pid, signal.SIGKILL)  # before it has sent anything that would arrive later
@@ -250,7 +251,7 @@ async def test_clock_jumps_expire_nobody_and_delay_no_expiry(
         await pod.clean_up()
         await until(lambda: space.fields(pod.url)["admin"] == "removed", "it has expired")
         [expired_at] = expiries(await space.reader.last_events(1000)).values()
-        assert expired_at < killed_at + TTL + 1
+        assert expired_at < killed_at + 2 * TTL, "the jump of an hour delays nothing"
 
 
 async def test_heartbeats_spread_although_all_begin_at_once(space: Space, namespace: str, proxy: FaultyProxy) -> None:
@@ -265,10 +266,13 @@ async def test_heartbeats_spread_although_all_begin_at_once(space: Space, namesp
         proxy.heal()
         await until(lambda: space.raw.zcard(space.keys.announced) == 60, "all are announced")
         await asyncio.sleep(TTL)
-        due = [score for _, score in space.raw.zrange(space.keys.announced, 0, -1, withscores=True)]
-        latest = sum(score > max(due) - TTL * 1000 / 9 for score in due)
-        assert latest < 40
-        assert max(due) - min(due) > TTL * 1000 / 3 * 0.7
+
+        def are_spread() -> bool:  # after a pause of this machine many are sent at once
+            due = [score for _, score in space.raw.zrange(space.keys.announced, 0, -1, withscores=True)]
+            latest = sum(score > max(due) - TTL * 1000 / 9 for score in due)
+            return latest < 40 and bool(max(due) - min(due) > TTL * 1000 / 3 * 0.7)
+
+        await until(are_spread, "they spread")
 
 
 async def test_an_announcement_outlives_an_unexpected_error(

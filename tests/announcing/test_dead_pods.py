@@ -16,6 +16,7 @@ import pytest
 from shared_registry import NoHealthyReplica, SharedReplicaRegistry
 from shared_registry.embedded import EmbeddedServer
 from shared_registry.model import EventKind
+from tests.support.pauses import Pauses
 from tests.support.pods import TTL, Pod, event_kinds, pod_settings, pods_of, serves
 from tests.support.replica_server import ReplicaServer
 from tests.support.space import Space
@@ -85,6 +86,7 @@ async def kill(pod: Pod, what: str) -> None:
             os.kill(child, signal.SIGKILL)
 
 
+@pytest.mark.timeout(180)
 @pytest.mark.parametrize("heartbeat_seconds", [1.0, 6.0])
 @pytest.mark.parametrize(
     ("what", "limit_seconds"),
@@ -107,17 +109,17 @@ async def test_a_killed_pod_takes_no_session_after_its_time(
         is_stubborn = what.endswith("stubborn replica")
         await pod.start(command=(sys.executable, "-c", STUBBORN % pod.port) if is_stubborn else None)
         await until(lambda: serves(registry), "it serves")
-        async with Sessions(registry) as sessions:
+        async with Sessions(registry) as sessions, Pauses() as pauses:
             await until(lambda: sessions.last_asked_at, "a session")
             await kill(pod, what.partition(" ")[0])
             killed_at = time.monotonic()
             async with contextlib.nullcontext() if is_stubborn else something_else(pod.port):
                 answers_at = time.monotonic()
-                if what != "replica":
+                if what != "replica" and answers_at < killed_at + TTL / 2:  # else it may have expired before
                     await until(lambda: sessions.last_asked_at > answers_at, "a session goes to the wrong replica")
                 await until(lambda: not registry.all(), "the replica has gone")
                 expired = EventKind.REPLICA_EXPIRED in await event_kinds(registry)
                 assert expired == (what != "replica")
                 assert not serves(registry)
                 await asyncio.sleep(0.5)
-        assert sessions.last_asked_at < killed_at + limit_seconds
+        assert sessions.last_asked_at < killed_at + limit_seconds + pauses.seconds

@@ -73,7 +73,10 @@ def test_a_signal_at_the_start_is_not_lost(number: signal.Signals, tmp_path: Pat
         assert process.wait(30) == 128 + number
 
 
-def test_processes_that_it_inherits_leave_nothing_behind() -> None:
-    with first_process("--redis", "redis://127.0.0.1:9", "--", "sh", "-c", "(sleep 2 &); exec sleep 1000") as (_, pid):
+def test_processes_that_it_inherits_leave_nothing_behind(tmp_path: Path) -> None:
+    may_end = tmp_path / "may end"
+    script = f"(while [ ! -e '{may_end}' ]; do sleep 0.05; done &); exec sleep 1000"
+    with first_process("--redis", "redis://127.0.0.1:9", "--", "sh", "-c", script) as (_, pid):
         wait_for(lambda: len(children(pid)) == 2, "the first process inherits one")
+        may_end.touch()
         wait_for(lambda: len(children(pid)) == 1, "it has ended, and is no entry any more")

@@ -16,6 +16,8 @@ from tests.support.pods import Pods, pod_settings, pods_of, serves
 from tests.support.replica_server import ReplicaServer
 from tests.support.until import until
 
+pytestmark = pytest.mark.timeout(180)  # pods are processes
+
 
 @pytest.fixture
 async def pods(server: EmbeddedServer, namespace: str) -> AsyncIterator[Pods]:
