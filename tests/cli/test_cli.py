@@ -271,7 +271,8 @@ async def test_status_and_check_show_a_running_router(
     raw: Any, keys: Keys, variables: dict[str, str], server: EmbeddedServer, tmp_path: Path
 ) -> None:
     async with ReplicaServer() as replica:
-        path = write(tmp_path, f"router: {{router_id: '[one]', replicas: [{{url: {replica.url()}, name: '[bold]a'}}]}}")
+        replicas = f"[{{url: {replica.url()}, name: '[bold]a'}}]"
+        path = write(tmp_path, f"router: {{router_id: '[one]', lease_seconds: 30, replicas: {replicas}}}")
         with running(tmp_path, *SERVE, "-c", path, **variables) as router:
             await asyncio.to_thread(wait_for, lambda: "new sessions go to [bold]a" in router.err, "a selection")
             status = await asyncio.to_thread(invoke, "status", "--json", **variables)

@@ -98,7 +98,7 @@ def test_an_admin_address_that_cannot_be_imported_ends_no_router(serve: Serve) -
     router = serve(before="sys.modules['uvicorn.protocols.http.httptools_impl'] = None")
     with pytest.raises(httpx.HTTPError):
         httpx.get(f"{router.admin_url}/metrics", trust_env=False, timeout=30)
-    assert "admin: cannot be imported" in router.log
+    wait_for(lambda: "admin: cannot be imported" in router.log, "the reason")
     assert router.process.poll() is None
 
 
