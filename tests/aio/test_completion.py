@@ -7,6 +7,7 @@ import asyncio
 import pytest
 
 from shared_registry.aio.completion import completed
+from tests.support.until import until
 
 
 class Call:
@@ -55,12 +56,18 @@ async def test_a_call_completes_however_often_its_caller_is_cancelled(error: Exc
 
 
 async def test_a_timeout_around_the_call_stays_a_timeout() -> None:
-    call = Call()
-    asyncio.get_running_loop().call_later(0.05, call.let_go.set)
+    call, limit = Call(), asyncio.timeout(0.01)
+
+    async def let_go_late() -> None:
+        await until(limit.expired, "the time is up")
+        call.let_go.set()
+
+    letting_go = asyncio.create_task(let_go_late())
     with pytest.raises(TimeoutError):
-        async with asyncio.timeout(0.01):
+        async with limit:
             await completed(call.run())
     assert call.is_done
+    await letting_go
 
 
 async def test_a_call_that_was_cancelled_itself_counts_as_cancelled() -> None:

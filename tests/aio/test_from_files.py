@@ -23,8 +23,14 @@ class Numbers:
     def __init__(self, file: Path) -> None:
         self.file = file
         self.readings = 0
-        file.write_text("1")
+        self.write("1")
         self.made = FromFiles([str(file)], self._read, what="numbers")
+
+    def write(self, text: str) -> None:
+        """Replace the file in one step: a thread reads it."""
+        new = self.file.with_suffix(".new")
+        new.write_text(text)
+        new.replace(self.file)
 
     def _read(self) -> int:
         self.readings += 1
@@ -75,7 +81,7 @@ async def test_only_a_change_is_read(numbers: Numbers, monkeypatch: pytest.Monke
     async with followed(numbers):
         await until(were_checked_often, "the file was checked several times")
         assert (numbers.made.value, numbers.readings) == (1, 1)
-        numbers.file.write_text("22")
+        numbers.write("22")
         await numbers.becomes(22)
     assert numbers.readings == 2
 
@@ -84,7 +90,7 @@ async def test_reload_reads_what_seems_unchanged(numbers: Numbers, monkeypatch: 
     monkeypatch.setattr(from_files, "CHECK_SECONDS", 600.0)
     monkeypatch.setattr(from_files, "stamp_of", lambda file: (file, 0, 0, 0))
     async with followed(numbers):
-        numbers.file.write_text("2")
+        numbers.write("2")
         numbers.made.reload()
         await numbers.becomes(2)
 
@@ -99,13 +105,12 @@ async def test_an_unusable_file_is_told_once_and_tried_again(
         return numbers.readings > 5
 
     async with followed(numbers):
-        numbers.file.write_text("none")
+        numbers.write("none")
         await until(was_tried_often, "the file was tried several times")
         assert numbers.made.value == 1
         [record] = [one for one in caplog.records if one.levelno == logging.WARNING]
         assert record.getMessage().startswith("router: the former numbers stay in use: invalid literal")
-        numbers.file.unlink()
-        numbers.file.write_text("3")
+        numbers.write("3")
         await numbers.becomes(3)
 
 
