@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import fcntl
+import functools
 import json
+import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -20,13 +25,29 @@ from tests.support.command import ROOT, environment
 EXAMPLES = ROOT / "examples"
 INIT = json.dumps({"type": "session_init_v2", "client_id": "test"})
 SECONDS = 20.0
+_taken: set[int] = set()
 
 
 def free_port() -> int:
-    """Return a port that nobody listens on, outside the range of outgoing connections."""
-    with replica.listen("127.0.0.1", 0) as listener:
-        port: int = listener.getsockname()[1]
-    return port
+    """Return a port that nobody listens on, outside the range of outgoing connections.
+
+    It is this process's own until its end: otherwise another test could take it before a program listens there.
+    """
+    while True:
+        with replica.listen("127.0.0.1", 0) as listener:
+            port: int = listener.getsockname()[1]
+        if port not in _taken:
+            with suppress(OSError):
+                fcntl.lockf(_locks(), fcntl.LOCK_EX | fcntl.LOCK_NB, 1, port)
+                _taken.add(port)
+                return port
+
+
+@functools.cache
+def _locks() -> int:
+    """Open the file of which a process of this user's tests locks a byte for each port that it takes."""
+    path = Path(tempfile.gettempdir()) / f"shared-registry-test-ports-{os.getuid()}"
+    return os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
 
 
 @contextmanager
