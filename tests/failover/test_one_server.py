@@ -75,7 +75,7 @@ async def restarted_and_loading(redis: Deployment, world: World) -> None:
     await asyncio.to_thread(redis.server.stop)
     await asyncio.to_thread(redis.server.start)
     world.named()
-    assert all(router.logged("loading the dataset") for router in world.routers)
+    await until(lambda: all(router.logged("loading the dataset") for router in world.routers), "it is logged")
 
 
 @SCENARIOS.add(limit_seconds=2)

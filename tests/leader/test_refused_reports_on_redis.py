@@ -43,7 +43,7 @@ async def test_at_maxmemory_the_lead_ends_and_nothing_is_replayed(
     async with sharing(server, NAMESPACE, routers=2, replicas=3, probing=probing) as fleet:
         if probing == "shared":
             await fleet.until_shared_by(fleet.routers)
-        first, sick = fleet.leader, fleet.replicas.replica(fleet.hosts[1])
+        first, sick = await fleet.until_led(), fleet.replicas.replica(fleet.hosts[1])
         raw(server).config_set("maxmemory", 1)
         sick.status = 503
         with caplog.at_level(logging.WARNING):
@@ -54,7 +54,7 @@ async def test_at_maxmemory_the_lead_ends_and_nothing_is_replayed(
         raw(server).config_set("maxmemory", 0)
         await until(lambda: any(router.registry.is_leader for router in fleet.routers))
         await until(lambda: sum(len(router.probes) for router in fleet.routers) > sum(probes) + 6)
-        assert all_healthy(fleet)
+        await until(lambda: all_healthy(fleet))
         kinds = [fields["kind"] for fields in events(server)]
         assert "replica_unhealthy" not in kinds
         assert "replica_suspected" not in kinds
@@ -108,14 +108,14 @@ async def test_the_lead_does_not_go_round_without_the_right(
     """The second leader sees why the first one resigned, fares alike, and stays."""
     server = own_server()
     async with sharing(server, NAMESPACE, routers=3, replicas=3, probing="leader") as fleet:
-        first = fleet.leader
+        first = await fleet.until_led()
         try:
             limit(server, "default")
         except ResponseError:
             pytest.skip("this server has no rights for reading alone")
         with caplog.at_level(logging.WARNING):
             await until(lambda: any(router.registry.is_leader for router in fleet.routers if router is not first))
-            second = fleet.leader
+            second = await fleet.until_led()
             said = len(caplog.messages)
             await until(lambda: any(UNREPORTED in text for text in caplog.messages[said:]))
             probed = len(second.probes)

@@ -42,7 +42,7 @@ def registry_at(url: str, space: Space, **changes: Any) -> SharedReplicaRegistry
         "heartbeat_seconds": 0.2,
         "refresh_seconds": 0.2,
         "router_expiry_seconds": SECONDS,
-        "redis_timeout_seconds": 1.0,
+        "redis_timeout_seconds": 30.0,
     }
     config = RouterConfig(redis_url=url, namespace=space.keys.namespace, **(settings | changes))
     return SharedReplicaRegistry(config, health_checks=False)

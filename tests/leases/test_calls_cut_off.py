@@ -15,7 +15,9 @@ from tests.support.space import A, Space, on_server
 from tests.support.until import until
 
 NAMESPACE = "cut-off"
-QUICK = {"refresh_seconds": 0.1, "heartbeat_seconds": 0.2, "redis_timeout_seconds": 0.5}
+QUICK = {"refresh_seconds": 0.1, "heartbeat_seconds": 0.2}
+HASTE = {"redis_timeout_seconds": 2.0}
+"""Where a test waits for the end of a call without a reply."""
 
 
 @pytest.fixture
@@ -37,7 +39,10 @@ async def line(space: Space) -> AsyncIterator[FaultyProxy]:
 async def test_a_release_without_a_reply_frees_no_slot_here(space: Space, line: FaultyProxy) -> None:
     """Redis executed it, and gave the slot to a session of another router."""
     direct = f"redis://127.0.0.1:{line.server_port}/0"
-    async with registry_on(line.url, NAMESPACE, **QUICK) as one, registry_on(direct, NAMESPACE, **QUICK) as other:
+    async with (
+        registry_on(line.url, NAMESPACE, **QUICK, **HASTE) as one,
+        registry_on(direct, NAMESPACE, **QUICK) as other,
+    ):
         await (await one.acquire()).release()  # from now on the server knows the scripts
         lease = await one.acquire()
         outage = one._parts.placement.outage

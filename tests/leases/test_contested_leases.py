@@ -22,7 +22,7 @@ from tests.support.leasing_registry import leases
 from tests.support.space import A, Space, on_server
 from tests.support.until import until
 
-EXPIRY = 1.5
+EXPIRY = 2.5
 ROOT = Path(__file__).parents[2]
 PROGRAM = """
 import asyncio, json, sys
@@ -47,7 +47,7 @@ def settings(url: str, space: Space) -> dict[str, Any]:
         "heartbeat_seconds": 0.2,
         "refresh_seconds": 0.2,
         "router_expiry_seconds": EXPIRY,
-        "redis_timeout_seconds": 0.5,
+        "redis_timeout_seconds": 10.0,
     }
 
 

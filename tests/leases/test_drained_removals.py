@@ -114,7 +114,7 @@ def registry(url: str, router: str) -> SharedReplicaRegistry:
         refresh_seconds=0.2,
         heartbeat_seconds=0.2,
         router_expiry_seconds=EXPIRY,
-        redis_timeout_seconds=0.5,
+        redis_timeout_seconds=10.0,
         recovery_threshold=1,
         fast_interval_seconds=0.1,
     )

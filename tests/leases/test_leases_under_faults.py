@@ -134,7 +134,7 @@ async def test_a_call_cancelled_during_network_faults_leaks_no_lease(
 
 async def test_a_command_arriving_after_its_acquires_cleanup_leaks_no_lease(space: Space, proxy: FaultyProxy) -> None:
     namespace = space.keys.namespace
-    settings = {"redis_timeout_seconds": 1.5 * HEARTBEAT, "degraded_placement": "off", "router_expiry_seconds": 60.0}
+    settings = {"redis_timeout_seconds": TIMEOUT, "degraded_placement": "off", "router_expiry_seconds": 60.0}
     async with registry_on(proxy.url, namespace, heartbeat_seconds=HEARTBEAT, **settings) as registry:
         await registry.acquire("warm")
         releases: list[str] = []
@@ -147,14 +147,14 @@ async def test_a_command_arriving_after_its_acquires_cleanup_leaks_no_lease(spac
 
         with mock.patch.object(registry._parts.store, "release", counted):
             task = asyncio.create_task(registry.acquire())
-            proxy.delay_seconds = 3 * HEARTBEAT
-            await until(lambda: registry._parts.placement.ledger.mark().moving == 1)
-            await asyncio.sleep(HEARTBEAT / 4)  # the command is on its way, and will not be there for some time
-            proxy.delay_seconds = 0.0
+            gate = proxy.gate = asyncio.Event()
+            await until(lambda: registry._parts.placement.ledger.mark().moving == 1 and proxy.held)
+            proxy.gate = None  # for all but the command, which is on its way
             with pytest.raises(StoreUnavailable):
                 await task
             await until(lambda: len(releases) == 1)
             assert len(leases(space)) == 1, "it was cleaned up before it was there"
+            gate.set()
             await until(lambda: len(releases) == 2)
             assert releases[0] == releases[1], "and again, when a beat had counted it"
         await settle(space, registry)

@@ -15,7 +15,8 @@ from tests.support.leasing_registry import NEVER, registry_on
 from tests.support.space import A, B, Space, on_server
 from tests.support.until import until
 
-COOLDOWN = 0.5
+COOLDOWN = 4.0
+"""Long enough for what has to happen before it is over."""
 
 
 @pytest.fixture
@@ -80,13 +81,14 @@ async def test_events_before_the_grant_do_not_lose_the_lease(server: EmbeddedSer
         with registry._mirror.subscribed(
             lambda events: seen.extend(event.record.health.status for event in events if event.record)
         ):
-            proxy.delay_seconds = 0.3
+            gate = proxy.gate = asyncio.Event()
             await space.make("unhealthy", A)
             await space.make("healthy", A)
-            await asyncio.sleep(0.05)  # the news are on their way
-            proxy.delay_seconds = 0.0
+            await until(lambda: proxy.held)  # the news are on their way
+            proxy.gate = None
             lease = await registry.acquire(exclude=[B])
             assert seen == []
+            gate.set()
             await until(lambda: seen[-1:] == [ReplicaStatus.HEALTHY])
         assert seen == [ReplicaStatus.UNHEALTHY, ReplicaStatus.HEALTHY]
         assert not lease.lost.is_set()

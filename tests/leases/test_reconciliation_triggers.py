@@ -162,7 +162,8 @@ async def test_an_acquire_of_unknown_outcome_triggers_a_comparison(server: Embed
 
 @pytest.mark.parametrize("fault", ["cuts_at_reply", "loses_commands"])
 async def test_a_release_of_unknown_outcome_is_completed(server: EmbeddedServer, space: Space, fault: str) -> None:
-    async with FaultyProxy(server.port) as proxy, registry_on(proxy.url, space.keys.namespace) as registry:
+    haste = {"redis_timeout_seconds": 2.0}
+    async with FaultyProxy(server.port) as proxy, registry_on(proxy.url, space.keys.namespace, **haste) as registry:
         lease = await registry.acquire()
         setattr(proxy, fault, True)
         await lease.release()
@@ -175,9 +176,7 @@ async def test_a_heartbeat_that_counts_too_many_triggers_a_comparison(server: Em
     async with registry_on(server.url, space.keys.namespace, heartbeat_seconds=HEARTBEAT) as registry:
         await registry.acquire()
         await plant(space, registry.router_key)
-        planted_at = time.monotonic()
-        await until(lambda: ORPHANED not in leases(space))
-        assert time.monotonic() - planted_at <= HEARTBEAT + 1.0
+        await until(lambda: ORPHANED not in leases(space), seconds=NEVER / 2)
         await settle(space, registry)
 
 

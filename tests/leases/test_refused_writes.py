@@ -72,6 +72,12 @@ def _has_seen(one: SharedReplicaRegistry, routers: int) -> bool:
     return is_idle and degraded.loads is not None and len(degraded.loads.routers) == routers and not degraded._taken
 
 
+def have_seen(ones: list[SharedReplicaRegistry], loads: dict[str, int]) -> bool:
+    """Return whether routers have read these loads, which counts what they placed themselves no longer."""
+    all_degraded = [one._parts.placement.outage.degraded for one in ones]
+    return all(each.loads is not None and each.loads.in_flight == loads and not each._taken for each in all_degraded)
+
+
 async def attempt(one: SharedReplicaRegistry, held: list[Lease]) -> bool:
     """Take a slot if there is one; fail where a replica has more sessions than its capacity then."""
     try:
@@ -111,7 +117,7 @@ async def test_a_slot_whose_release_is_refused_is_used_again_once(space: Space, 
     async with routers(space, 2) as ones:
         while await attempt(ones[0], held):
             pass
-        await asyncio.sleep(4 * QUICK["refresh_seconds"])
+        await until(lambda: have_seen(ones, CAPACITIES))
         writes.refuse()
         assert not await attempt(ones[0], held)
         await held.pop(0).release()

@@ -210,7 +210,7 @@ async def routers(
 async def test_the_plain_score_is_reached_although_the_leader_changed(
     space: Space, server: EmbeddedServer, namespace: str, leaves: str
 ) -> None:
-    settings = {"slow_start_seconds": 1.0, "lease_seconds": 0.4, "renew_interval_seconds": 0.1}
+    settings = {"slow_start_seconds": 4.0, "lease_seconds": 2.0, "renew_interval_seconds": 0.2}
     async with routers(server, namespace, 3, **settings) as running:
         await until(lambda: any(registry.is_leader for registry in running))
         await space.add(A)
@@ -219,7 +219,8 @@ async def test_the_plain_score_is_reached_although_the_leader_changed(
         assert began is not None
         assert began > 2.0
         assert "slow_start_ms" in space.fields(A)
-        (leader,) = (registry for registry in running if registry.is_leader)
+        await until(lambda: any(registry.is_leader for registry in running))
+        leader = next(registry for registry in running if registry.is_leader)
         if leaves == "stopped":
             await leader.stop()
         else:  # it vanishes without a word: its tasks end, and its lease runs out
@@ -250,7 +251,7 @@ async def test_a_new_leader_completes_a_ramp_that_has_ended(
 async def test_select_gives_a_ramping_replica_a_growing_share(
     space: Space, server: EmbeddedServer, namespace: str
 ) -> None:
-    async with routers(server, namespace, 2, policy="round_robin", slow_start_seconds=1.5) as (registry, other):
+    async with routers(server, namespace, 2, policy="round_robin", slow_start_seconds=4.0) as (registry, other):
         for url in (A, B):
             await space.add(url)
         await until(lambda: [score(space, url) for url in (A, B)] == [0.0, 0.0])

@@ -52,6 +52,7 @@ def build(server: EmbeddedServer, namespace: str) -> Build:
             heartbeat_seconds=0.2,
             refresh_seconds=0.2,
             router_expiry_seconds=expiry_seconds,
+            redis_timeout_seconds=10.0,
         )
         return SharedReplicaRegistry(config, http_get=healthy_probe, **options)
 

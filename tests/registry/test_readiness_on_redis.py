@@ -9,6 +9,7 @@ import pytest
 
 from shared_registry import ReplicaEndpoint, RouterConfig, SharedReplicaRegistry, UsageError
 from shared_registry.embedded import EmbeddedServer
+from tests.support.until import SECONDS
 
 URL = "http://replica-1:8000"
 
@@ -41,14 +42,14 @@ async def test_waiting_ends_with_the_first_healthy_verdict(server: EmbeddedServe
         await asyncio.sleep(0.1)
         assert not any(one.done() for one in waiting)
         may_answer.set()
-        assert await asyncio.wait_for(asyncio.gather(*waiting), 10) == [True, True]
+        assert await asyncio.wait_for(asyncio.gather(*waiting), SECONDS) == [True, True]
         assert registry.select() is not None
         assert await registry.wait_ready(timeout_seconds=0)
 
 
 async def test_a_replica_that_is_down_is_judged_but_not_ready(server: EmbeddedServer, namespace: str) -> None:
     async with SharedReplicaRegistry(config_of(server, namespace, URL), http_get=refuse) as registry:
-        assert await registry.wait_judged(timeout_seconds=10)
+        assert await registry.wait_judged(timeout_seconds=SECONDS)
         begun = time.monotonic()
         assert not await registry.wait_ready(timeout_seconds=0.3)
         assert time.monotonic() - begun >= 0.3
@@ -76,4 +77,4 @@ async def test_a_stop_ends_waiting_for_readiness(server: EmbeddedServer, namespa
     await asyncio.sleep(0.05)
     await registry.stop()
     with pytest.raises(UsageError, match="not started"):
-        await asyncio.wait_for(waiting, 10)
+        await asyncio.wait_for(waiting, SECONDS)

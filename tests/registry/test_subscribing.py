@@ -63,13 +63,13 @@ class Router:
         self.errors: dict[str, str | None] = {}
         fast = {
             "health_check_interval_seconds": 0.2,
-            "health_check_timeout_seconds": 0.1,
+            "health_check_timeout_seconds": 3.0,
             "fast_interval_seconds": 0.05,
             "failure_threshold": 2,
             "refresh_seconds": 0.2,
             "heartbeat_seconds": 0.3,
-            "router_expiry_seconds": 2.0,
-            "lease_seconds": 1.5,
+            "router_expiry_seconds": 10.0,
+            "lease_seconds": 10.0,
             "renew_interval_seconds": 0.3,
             "panic_percent": 0,
         }
@@ -248,7 +248,7 @@ async def test_the_end_of_an_orphaned_lease_is_heard_once(server: EmbeddedServer
 
 async def test_an_outage_is_heard_with_what_it_does(server: EmbeddedServer, namespace: str) -> None:
     async with FaultyProxy(server.port) as proxy:
-        settings: dict[str, Any] = {"max_staleness_seconds": 1.0, "redis_timeout_seconds": 0.5}
+        settings: dict[str, Any] = {"max_staleness_seconds": 2.0, "lease_seconds": 3.0}
         async with running(proxy.url, namespace, [ReplicaEndpoint(A, capacity=1)], **settings) as router:
             heard = router.heard
             await router.registry.refresh(at_once=True)
@@ -269,7 +269,7 @@ async def test_an_outage_is_heard_with_what_it_does(server: EmbeddedServer, name
 async def test_sessions_placed_without_redis_are_heard(server: EmbeddedServer, namespace: str) -> None:
     async with FaultyProxy(server.port) as proxy:
         replicas = [ReplicaEndpoint(A)]
-        async with running(proxy.url, namespace, replicas, redis_timeout_seconds=0.5) as router:
+        async with running(proxy.url, namespace, replicas) as router:
             heard = router.heard
             proxy.refuses = True
             proxy.cut()
@@ -302,11 +302,12 @@ async def test_a_lost_history_is_heard_and_restored(server: EmbeddedServer, name
 
 
 async def test_sessions_that_come_back_after_a_loss_are_heard(server: EmbeddedServer, namespace: str) -> None:
+    expiry: dict[str, Any] = {"router_expiry_seconds": 2.0}
     async with (
         FaultyProxy(server.port) as proxy,
-        running(server.url, namespace, [ReplicaEndpoint(A)]) as router,
-        running(server.url, namespace, leads=False) as other,
-        running(proxy.url, namespace, leads=False, redis_timeout_seconds=0.2) as silent,
+        running(server.url, namespace, [ReplicaEndpoint(A)], **expiry) as router,
+        running(server.url, namespace, leads=False, **expiry) as other,
+        running(proxy.url, namespace, leads=False, **expiry) as silent,
     ):
         live = [router.registry, other.registry]
         proxy.refuses = True  # nobody knows whether this one has sessions
@@ -400,8 +401,8 @@ async def test_an_ejection_and_its_end_are_heard(server: EmbeddedServer, namespa
 async def test_a_router_that_dies_is_heard(server: EmbeddedServer, namespace: str) -> None:
     async with (
         FaultyProxy(server.port) as proxy,
-        running(server.url, namespace, leads=False) as watcher,
-        running(proxy.url, namespace, leads=False, redis_timeout_seconds=0.2) as router,
+        running(server.url, namespace, leads=False, router_expiry_seconds=2.0) as watcher,
+        running(proxy.url, namespace, leads=False, router_expiry_seconds=2.0) as router,
     ):
         proxy.refuses = True
         proxy.cut()

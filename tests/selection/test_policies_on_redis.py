@@ -127,7 +127,8 @@ async def test_all_routers_together_record_one_panic_and_one_end(
         assert began[0][1].endswith("of 4 active replicas healthy, panic_percent is 50")
         assert (await observer.overview()).panic == began[0][1]
 
-        (leader,) = (registry for registry in running if registry.is_leader)
+        await until(lambda: any(registry.is_leader for registry in running))
+        leader = next(registry for registry in running if registry.is_leader)
         await leader.stop()
         rest = [registry for registry in running if registry is not leader]
         await until(lambda: any(registry.is_leader for registry in rest))

@@ -145,7 +145,7 @@ def sentinel_port(redis_binary: Path, own_server: OwnServer, tmp_path: Path) -> 
     with (tmp_path / "log").open("wb") as log:
         process = BoundProcess([redis_binary, conf, "--sentinel"], cwd=tmp_path, output=log)
     try:
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 30
         with Redis(port=port) as raw:
             while not knows_master(raw):
                 if process.poll() is not None:

@@ -295,8 +295,8 @@ async def test_an_outage_is_not_reported_as_a_refusal(own_server: OwnServer, cap
 
 async def test_a_silent_server_is_given_up(pair: Pair) -> None:
     """Its machine is gone, and no packet says so: every connection would be tried, one after the other."""
-    async with FaultyProxy(pair.old.port) as address, on_server(address.url, NAMESPACE, timeout_seconds=0.5) as space:
-        store = space.store_of("router~1", timeout_seconds=0.5)
+    async with FaultyProxy(pair.old.port) as address, on_server(address.url, NAMESPACE, timeout_seconds=1.5) as space:
+        store = space.store_of("router~1", timeout_seconds=1.5)
         await store.renew("token", lease_seconds=60)
         address.loses_commands = True
         began = time.monotonic()
@@ -307,7 +307,7 @@ async def test_a_silent_server_is_given_up(pair: Pair) -> None:
         address.loses_commands = False
         assert not await store.renew("token", lease_seconds=60)
         assert address.connections == known + 1, "an old connection was used"
-        assert time.monotonic() - began < 10
+        assert time.monotonic() - began < 15
 
 
 def test_reconnecting_is_bounded_however_many_calls_fail() -> None:

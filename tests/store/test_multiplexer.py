@@ -22,7 +22,7 @@ from tests.support.programs import free_port
 from tests.support.until import until
 
 pytestmark = pytest.mark.redis
-TIMEOUT = 0.4
+TIMEOUT = 1.0
 LONG = 20.0
 
 
@@ -109,10 +109,10 @@ async def test_a_call_cancelled_in_its_turn_is_not_sent(lasting: Clients, raw: R
     assert raw.get("key") is None
 
 
-async def test_a_reply_is_heard_although_its_caller_is_cancelled(lasting: Clients, raw: Redis) -> None:
+async def test_a_reply_is_heard_although_its_caller_is_cancelled(lasting: Clients, redis: EmbeddedServer) -> None:
     multiplexer, heard = multiplexer_of(lasting), list[str]()
     await echo(multiplexer, "connected")
-    raw.client_pause(500, all=True)
+    os.kill(redis.pid, signal.SIGSTOP)
 
     async def call() -> None:
         await echo(multiplexer, "granted", heard.append)
@@ -120,16 +120,17 @@ async def test_a_reply_is_heard_although_its_caller_is_cancelled(lasting: Client
     task = asyncio.create_task(call())
     await asyncio.sleep(0.05)
     task.cancel()
+    os.kill(redis.pid, signal.SIGCONT)
     with pytest.raises(asyncio.CancelledError):
         await task
     assert heard == ["granted"]
     assert await echo(multiplexer, "after") == "after"
 
 
-async def test_a_caller_cancelled_twice_waits_for_its_reply(lasting: Clients, raw: Redis) -> None:
+async def test_a_caller_cancelled_twice_waits_for_its_reply(lasting: Clients, redis: EmbeddedServer) -> None:
     multiplexer, heard = multiplexer_of(lasting), list[str]()
     await echo(multiplexer, "connected")
-    raw.client_pause(500, all=True)
+    os.kill(redis.pid, signal.SIGSTOP)
 
     async def call() -> None:
         await echo(multiplexer, "granted", heard.append)
@@ -138,6 +139,7 @@ async def test_a_caller_cancelled_twice_waits_for_its_reply(lasting: Clients, ra
     for _ in range(2):
         await asyncio.sleep(0.05)
         task.cancel()
+    os.kill(redis.pid, signal.SIGCONT)
     with pytest.raises(asyncio.CancelledError):
         await task
     assert heard == ["granted"]
@@ -188,15 +190,16 @@ async def test_a_silent_server_costs_one_timeout(clients: Clients, redis: Embedd
     await until(is_back)
 
 
-async def test_late_replies_reach_no_other_call(clients: Clients, raw: Redis) -> None:
+async def test_late_replies_reach_no_other_call(clients: Clients, redis: EmbeddedServer) -> None:
     multiplexer = multiplexer_of(clients)
     await echo(multiplexer, "connected")
-    raw.client_pause(int(3 * TIMEOUT * 1000), all=True)
+    os.kill(redis.pid, signal.SIGSTOP)
     heard: list[str] = []
     late = [echo(multiplexer, f"late {number}", heard.append) for number in range(50)]
     patient = multiplexer.call(pack(("ECHO", "patient")))  # so that the connection is read to the end
     outcomes = await asyncio.gather(*late, return_exceptions=True)
     assert {type(outcome) for outcome in outcomes} == {NoReply}
+    os.kill(redis.pid, signal.SIGCONT)
     assert await patient == "patient"
     for number in range(30):
         outcome = (await asyncio.gather(echo(multiplexer, str(number)), return_exceptions=True))[0]

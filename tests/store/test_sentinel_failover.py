@@ -8,6 +8,7 @@ import socket
 import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from redis import Redis, exceptions
@@ -52,6 +53,8 @@ async def test_routers_follow_the_sentinels_to_the_new_primary(
                 await until(lambda: bool(pair.raw_new.exists(KEYS.replica(A))), seconds=30)
                 await until(lambda: begins(sentinel), seconds=30)
                 await until(lambda: primary_of(sentinel) == pair.new.port, seconds=30)
+                before = heartbeats(pair.raw_new)
+                await until(lambda: all(heartbeats(pair.raw_new)[key] > at for key, at in before.items()), seconds=30)
                 await asyncio.sleep(2)
                 on_old, on_new = scripts_run(pair.raw_old), scripts_run(pair.raw_new)
                 await until(lambda: scripts_run(pair.raw_new) >= on_new + 6)
@@ -121,6 +124,11 @@ async def test_a_blocked_event_loop_condemns_no_sentinel(sentinel_port: int) -> 
 def scripts_run(raw: Redis) -> int:
     calls = raw.info("commandstats")
     return sum(calls.get(f"cmdstat_{name}", {}).get("calls", 0) for name in ("eval", "evalsha"))
+
+
+def heartbeats(raw: Any) -> dict[str, float]:
+    """Return until when each router lives by its last heartbeat."""
+    return dict(raw.zrange(KEYS.routers, 0, -1, withscores=True))
 
 
 def begins(sentinel: Redis) -> bool:

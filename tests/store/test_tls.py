@@ -30,8 +30,9 @@ from tests.support.until import until
 
 pytestmark = pytest.mark.redis
 TIMEOUT = 2.0
-HASTE = 0.3
+HASTE = 1.5
 GOODBYE_SECONDS = 30.0  # how long asyncio waits for the answer
+STARTUP_SECONDS = 60.0
 
 
 @pytest.fixture(scope="session")
@@ -80,7 +81,7 @@ def tls_server(tls_binary: Path, authority: Authority) -> Iterator[Callable[...,
         def start(certificate: tuple[Path, Path] | None = None, **config: str | int) -> TlsServer:
             settings = tls_settings(authority, certificate)
             settings |= {name.replace("_", "-"): text for name, text in config.items()}
-            server = EmbeddedServer(binary=tls_binary, config=settings)
+            server = EmbeddedServer(binary=tls_binary, config=settings, startup_seconds=STARTUP_SECONDS)
             return TlsServer(stack.enter_context(server), int(settings["tls-port"]), authority)
 
         yield start
@@ -205,7 +206,7 @@ async def test_closing_does_not_wait_for_a_hanging_server(tls_server: Callable[.
     async with connected(server.url()) as clients:
         await clients.commands.ping()
         os.kill(server.server.pid, signal.SIGSTOP)
-        async with asyncio.timeout(TIMEOUT):
+        async with asyncio.timeout(GOODBYE_SECONDS / 3):
             await clients.close()
 
 
@@ -295,6 +296,6 @@ async def test_an_outage_is_told_as_one(own_server: Callable[..., EmbeddedServer
         server.kill()
         started = time.monotonic()
         with pytest.raises(StoreUnavailable) as caught:
-            await verify_server(clients.commands, "any", timeout_seconds=TIMEOUT)
+            await verify_server(clients.commands, "any", timeout_seconds=10 * TIMEOUT)
     assert "rediss" not in str(caught.value)
-    assert time.monotonic() - started < TIMEOUT
+    assert time.monotonic() - started < 5 * TIMEOUT, "long before the time limit"

@@ -16,9 +16,17 @@ TIMEOUT_SECONDS, LONG_TIMEOUT_SECONDS = 240, 3600
 
 
 def use_profile() -> None:
-    """Let tests that do not say themselves how much they try try less, where the profile is `quick`."""
-    if PROFILE == "quick":
-        hypothesis.settings.register_profile(PROFILE, max_examples=30)
+    """Let tests that do not say themselves how much they try try less, where the profile is `quick`.
+
+    No profile bounds the time of an example, which a busy machine may hold up. That of hypothesis for CI does not.
+    """
+    if PROFILE != "ci":
+        hypothesis.settings.register_profile(
+            PROFILE,
+            max_examples=30 if PROFILE == "quick" else 100,
+            deadline=None,
+            suppress_health_check=[HealthCheck.too_slow],
+        )
         hypothesis.settings.load_profile(PROFILE)
 
 

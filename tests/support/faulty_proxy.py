@@ -15,6 +15,8 @@ class FaultyProxy:
 
     Attributes:
         delay_seconds: How long every piece waits, in each direction.
+        gate: What comes from now on waits until it is set, in each direction.
+        held: How many pieces wait there at present.
         piece_bytes: The most that is passed on at once; small is a trickle.
         loses_commands: What clients send is swallowed; the connection stays. As with TCP, where nothing arrives before
             what was sent earlier, what is sent later on this connection is swallowed too.
@@ -28,6 +30,8 @@ class FaultyProxy:
 
     def __init__(self, server_port: int) -> None:
         self.delay_seconds = 0.0
+        self.gate: asyncio.Event | None = None
+        self.held = 0
         self.piece_bytes = 65536
         self.loses_commands = False
         self.loses_replies = False
@@ -48,6 +52,7 @@ class FaultyProxy:
         """End every fault."""
         self.__dict__.update(
             delay_seconds=0.0,
+            gate=None,
             piece_bytes=65536,
             loses_commands=False,
             loses_replies=False,
@@ -105,7 +110,16 @@ class FaultyProxy:
                 if is_lost:
                     continue
                 for at in range(0, len(data), self.piece_bytes):
+                    if self.gate is not None:
+                        await self._wait_at(self.gate)
                     if self.delay_seconds:
                         await asyncio.sleep(self.delay_seconds)
                     sink.write(data[at : at + self.piece_bytes])
                     await sink.drain()
+
+    async def _wait_at(self, gate: asyncio.Event) -> None:
+        self.held += 1
+        try:
+            await gate.wait()
+        finally:
+            self.held -= 1

@@ -14,7 +14,7 @@ from shared_registry.model import RouterInfo
 from shared_registry.store.commands import Store
 from shared_registry.store.replies import Heartbeat
 from tests.support.space import Space
-from tests.support.until import until
+from tests.support.until import SECONDS, until
 
 T = TypeVar("T")
 
@@ -42,7 +42,7 @@ async def registry_on(url: str, namespace: str, **changes: Any) -> AsyncIterator
         "heartbeat_seconds": NEVER,
         "router_expiry_seconds": 3 * NEVER,
         "refresh_seconds": NEVER,
-        "redis_timeout_seconds": 1.0,
+        "redis_timeout_seconds": 10.0,
     }
     config = RouterConfig(redis_url=url, namespace=namespace, **(settings | changes))
     registry = KeepingRegistry(config, health_checks=False)
@@ -86,7 +86,7 @@ def is_settled(space: Space, *registries: SharedReplicaRegistry) -> bool:
     return moving == 0 and leases(space) == all_held
 
 
-async def settle(space: Space, *registries: SharedReplicaRegistry, seconds: float = 10.0) -> None:
+async def settle(space: Space, *registries: SharedReplicaRegistry, seconds: float = SECONDS) -> None:
     """Wait until Redis and these routers, which are all that there are, agree on leases and counts."""
     await until(lambda: is_settled(space, *registries), seconds=seconds)
     counted: dict[str, int] = {}

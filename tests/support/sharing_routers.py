@@ -96,6 +96,11 @@ class Sharing:
         (leader,) = [router for router in self.routers if router.registry.is_leader]
         return leader
 
+    async def until_led(self) -> SharingRouter:
+        """Wait until one router leads, and return it: nobody leads for a moment after a lease has ended."""
+        await until(lambda: sum(router.registry.is_leader for router in self.routers) == 1, "one leads")
+        return self.leader
+
     @property
     def others(self) -> list[SharingRouter]:
         return [router for router in self.routers if not router.registry.is_leader]
