@@ -202,7 +202,9 @@ class RouterProcess:
 
     @property
     def lines(self) -> list[dict[str, Any]]:
-        return [json.loads(line) for line in self.command.err.splitlines() if line.startswith("{")]
+        """What it has logged so far. The last line may be half written; it is read as soon as it has its end."""
+        complete, _, _ = self.command.err.rpartition("\n")
+        return [json.loads(line) for line in complete.splitlines() if line.startswith("{")]
 
     @property
     def url(self) -> str:
