@@ -67,9 +67,7 @@ async def test_a_client_that_accepts_nothing_is_disconnected(
 
 
 @pytest.mark.parametrize("kind", [b"X-Long: ", b"Content-Length: 1000000000\r\n\r\n"], ids=["a header", "a body"])
-async def test_a_client_with_an_endless_request_is_disconnected(
-    server: EmbeddedServer, kind: bytes
-) -> None:
+async def test_a_client_with_an_endless_request_is_disconnected(server: EmbeddedServer, kind: bytes) -> None:
     async with shown_fleet(server.url, 1) as fleet, asyncio.timeout(SECONDS / 2):
         url = httpx.URL(fleet.router.admin_url)
         _, writer = await asyncio.open_connection(url.host, url.port)

@@ -88,20 +88,21 @@ async def test_pools_are_named_before_the_replica(start_router: StartRouter, bac
 async def test_clients_that_send_no_line_are_disconnected(
     start_router: StartRouter, backend: Backend, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("shared_registry.api.agent.PATIENCE_SECONDS", 0.1)
     port = free_port()
     await start_router(backend.url, agent_port=port)
+    assert await asked(port, b"x" * 3000) == ""
+    monkeypatch.setattr("shared_registry.api.agent.PATIENCE_SECONDS", 0.1)
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     with contextlib.suppress(ConnectionError):
         assert await asyncio.wait_for(reader.read(), SECONDS) == b""
     writer.transport.abort()
-    assert await asked(port, b"x" * 3000) == ""
 
 
 async def test_more_clients_than_the_most_are_refused(
     start_router: StartRouter, backend: Backend, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("shared_registry.api.agent.MOST_CLIENTS", 1)
+    monkeypatch.setattr("shared_registry.api.agent.PATIENCE_SECONDS", 10 * SECONDS)
     port = free_port()
     await start_router(backend.url, agent_port=port)
     _, first = await asyncio.open_connection("127.0.0.1", port)

@@ -15,7 +15,6 @@ import pytest_asyncio
 from shared_registry.api.documents import HoldQuery
 from shared_registry.api.hold import hold_operation
 from shared_registry.api.operations import Call
-from shared_registry.leases.movable import UNCLAIMED_SECONDS
 from shared_registry.model import ReplicaEndpoint
 from tests.proxy.conftest import RunningRouter, StartRouter
 from tests.support.backend import Backend
@@ -106,14 +105,15 @@ async def test_the_next_in_the_queue_gets_the_slot(
             assert await hold.next() == ("position", {"position": 1, "depth": 1})
             await first.aclose()
             assert (await hold.next())[0] == "lease"
-            async with held(admin, timeout_seconds=0.2) as late:
+            async with held(admin, timeout_seconds=2) as late:  # long enough to be told the position first
                 assert (await late.next())[0] == "position"
                 assert (await late.next())[1]["code"] == "saturated"
 
 
 async def test_a_client_going_at_the_grant_frees_its_slot_soon(
-    start_with_admin: StartRouter, admin_of: AdminOf, backend: Backend
+    start_with_admin: StartRouter, admin_of: AdminOf, backend: Backend, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("shared_registry.leases.movable.UNCLAIMED_SECONDS", 600.0)
     router, _ = await serving(start_with_admin, admin_of, backend.url)
     pool = router.router.pools[""]
     first = await pool.registry.acquire()
@@ -126,7 +126,7 @@ async def test_a_client_going_at_the_grant_frees_its_slot_soon(
         asking = [task for task in asyncio.all_tasks() if "new_or_known" in repr(task)]
         await asyncio.wait(asking)
     assert len(asking) == len(leases) == 1
-    await until(lambda: len(leases) == 0, "the lease has ended after the grace", UNCLAIMED_SECONDS / 2)
+    await until(lambda: len(leases) == 0, "the lease has ended after the grace")
 
 
 async def test_the_same_id_takes_over_at_any_router(
@@ -172,13 +172,15 @@ async def test_a_stopped_routers_holds_are_taken_over_elsewhere(
     start_with_admin: StartRouter, admin_of: AdminOf, backend: Backend
 ) -> None:
     most = 100
-    settings: dict[str, Any] = {"capacity": most, "hold_grace_seconds": 20.0}
+    settings: dict[str, Any] = {"capacity": most, "hold_grace_seconds": 120.0}
     router, one = await serving(start_with_admin, admin_of, backend.url, **settings)
     _, two = await serving(start_with_admin, admin_of, backend.url, **settings)
     async with contextlib.AsyncExitStack() as stack:
         limits = httpx.Limits(max_connections=None)
         one, two = [
-            await stack.enter_async_context(httpx.AsyncClient(base_url=few.base_url, limits=limits, trust_env=False))
+            await stack.enter_async_context(
+                httpx.AsyncClient(base_url=few.base_url, limits=limits, trust_env=False, timeout=SECONDS)
+            )
             for few in (one, two)
         ]
 

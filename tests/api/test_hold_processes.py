@@ -132,7 +132,7 @@ async def test_holds_of_a_router_that_ends_are_all_taken_over(
     again = await asyncio.gather(*(go_on(number) for number in range(MOST)))
     assert [hold.lease.get("id") for hold in again] == [hold.lease["id"] for hold in held]
     assert await is_refused(two)
-    one.command.process.wait(SECONDS)
+    await until(lambda: one.command.process.poll() is not None, "the router has ended", SECONDS)
     three = await start_process(backend.url, **settings)  # it is restarted, and gets half of them back
     moved = await asyncio.gather(
         *(Hold.open(three, f"request_id={number}&resume=true") for number in range(0, MOST, 2))
@@ -172,12 +172,12 @@ async def test_a_killed_client_frees_its_slot_within_the_grace(start_process: St
             return await in_flight(router) == count
 
         await until(lambda: is_count(1), "the lease counts")
-        process.kill()
         began = time.monotonic()
+        process.kill()
         await process.wait()
         await until(lambda: is_count(0), "its slot is free")
         took.append(time.monotonic() - began)
-    assert min(took) <= grace + 1.0  # a busy machine may be late, but not each time
+    assert min(took) <= grace + 3.0  # a busy machine may be late, but not each time
     assert min(took) >= grace - 0.3  # what a router shows of loads is a moment old
 
 
