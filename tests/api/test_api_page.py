@@ -71,6 +71,7 @@ async def test_the_javascript_works(start_with_admin: StartRouter, admin_of: Adm
     ).strip() == backend.url
 
 
+@pytest.mark.timeout(180)  # a compiler takes its time on a busy machine
 @pytest.mark.parametrize(("language", "compiler"), [("go", "go build -o"), ("rust", "rustc -o")])
 async def test_the_compiled_programs_work(
     start_with_admin: StartRouter,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import socket
 import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -16,6 +15,7 @@ from shared_registry.admin.replica_changes import Target
 from shared_registry.embedded import EmbeddedServer
 from shared_registry.errors import UnknownReplica
 from shared_registry.model import AdminState, ReplicaEndpoint, RouterInfo
+from tests.support.programs import free_port
 from tests.support.replica_server import ReplicaServer
 from tests.support.shown_fleet import shown_fleet
 from tests.support.space import on_server
@@ -46,6 +46,15 @@ async def page(tmp_path: Path) -> AsyncIterator[Browser]:
         yield page
 
 
+async def is_level(page: Browser, level: str) -> None:
+    """Wait until the sentence has the colour of a level."""
+
+    async def has_class() -> bool:
+        return bool(await page.run("return document.getElementById('sentence').className") == f"level {level}")
+
+    await until(has_class, f"the sentence is {level}", SECONDS)
+
+
 async def shows(page: Browser, selector: str, *parts: str) -> None:
     """Wait until an element's text has all these parts."""
 
@@ -65,7 +74,7 @@ async def test_the_page_tells_how_the_fleet_is(server: EmbeddedServer, page: Bro
         await shows(page, "#trouble", "nothing")
         await shows(page, "#events", "replica healthy")
         await shows(page, "#routers", fleet.router.url)
-        assert await page.run("return document.getElementById('sentence').className") == "level green"
+        await is_level(page, "green")
         assert await page.run(ROWS) == count
 
         await page.run("window.mark = 'the same page'")
@@ -73,7 +82,7 @@ async def test_the_page_tells_how_the_fleet_is(server: EmbeddedServer, page: Bro
         await shows(page, "#sentence", f"Serving: {count - 1} of {count} replicas healthy")
         await shows(page, "#trouble", "gpu-1 unhealthy for", "503", "disable gpu-1")
         assert (await page.text("#replicas tr")).startswith("gpu-1 ")
-        assert await page.run("return document.getElementById('sentence').className") == "level yellow"
+        await is_level(page, "yellow")
         assert await page.run("return window.mark") == "the same page"
 
         await page.run(SEARCH, "GPU-2 zone=a")
@@ -199,9 +208,7 @@ async def test_the_page_shows_the_last_view_while_redis_is_away(
 
 
 async def test_a_router_without_a_view_knows_no_leader(page: Browser) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        away = f"redis://127.0.0.1:{taken.getsockname()[1]}/0"
-    async with shown_fleet(away, 1, is_awaited=False) as fleet:
+    async with shown_fleet(f"redis://127.0.0.1:{free_port()}/0", 1, is_awaited=False) as fleet:
         await page.open(fleet.router.admin_url + "/")
         await shows(page, "#sentence", "Not serving, because Redis has not been read yet: 0 of 1 replicas healthy")
         await shows(page, "#trouble", "Redis has not been read since this router's start")
@@ -214,7 +221,7 @@ async def test_the_page_says_when_its_router_is_gone(server: EmbeddedServer, pag
         await page.open(fleet.router.admin_url + "/")
         await shows(page, "#sentence", "Serving: 3 of 3")
     await shows(page, "#sentence", "This router does not answer", "old.", "3 of 3 replicas healthy")
-    assert await page.run("return document.getElementById('sentence').className") == "level red"
+    await is_level(page, "red")
 
 
 async def test_each_pool_has_its_sentence(server: EmbeddedServer, namespace: str, page: Browser) -> None:

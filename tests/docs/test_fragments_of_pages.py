@@ -77,7 +77,7 @@ async def test_a_full_queue_is_reported(registry: SharedReplicaRegistry, capsys:
     [fragment] = fragments("waiting.md")
     leases = [await registry.acquire() for _ in range(2)]
     assert "timeout=30" in fragment
-    await run(fragment.replace("timeout=30", "timeout=0.3"), registry=registry, user_id="anna")
+    await run(fragment.replace("timeout=30", "timeout=2"), registry=registry, user_id="anna")
     assert re.fullmatch(r"1 of 1\n0 still wait, try again in \S+ s\n", capsys.readouterr().out)
     for lease in leases:
         await lease.release()

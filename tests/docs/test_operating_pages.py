@@ -57,9 +57,9 @@ def test_a_server_joins_and_an_operator_takes_it_out(run_as_reader: RunScript) -
 shared-registry probe --config router.yaml &
 python -m shared_registry.demo.replica --port 8001 &
 {beside(*read_page(text_of("joining.md")).commands)}
-shared-registry wait --ready 2 --timeout 30
+shared-registry wait --ready 2 --timeout 100
 {commands_of("operations.md")}
-shared-registry wait --ready 2 --timeout 30
+shared-registry wait --ready 2 --timeout 100
 printf '\\n### wide\\n'
 shared-registry status --wide
 kill -TERM %4
@@ -105,7 +105,7 @@ ln -s {ROOT}/examples examples
 {INSTALL}{REDIS}
 {variables}
 {programs.rstrip()} &
-shared-registry wait --ready 2 --timeout 30
+shared-registry wait --ready 2 --timeout 100
 shared-registry status --wide
 """
     done = run_as_reader(script)
@@ -124,7 +124,7 @@ ln -s {ROOT}/examples examples
 {INSTALL}{REDIS}{SERVERS}
 {variables}
 {beside(programs)}
-shared-registry wait --config examples/fastvideo/joining.yaml --ready 1 --timeout 30
+shared-registry wait --config examples/fastvideo/joining.yaml --ready 1 --timeout 100
 shared-registry status --config examples/fastvideo/joining.yaml --wide
 """
     done = run_as_reader(script)

@@ -65,10 +65,11 @@ def test_its_commands_run_in_order_as_they_stand(run_as_reader: RunScript) -> No
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(180)
 def test_a_checkouts_two_commands_are_demo_and_tests() -> None:
     demo, test = FROM_CHECKOUT.splitlines()
     tools = [f"BIN={Path(sys.executable).parent}", "--old-file=venv", "--old-file=runtime"]
-    shown = subprocess.run([*demo.split(), *tools], cwd=ROOT, capture_output=True, text=True, timeout=58, check=False)
+    shown = subprocess.run([*demo.split(), *tools], cwd=ROOT, capture_output=True, text=True, timeout=150, check=False)
     assert "every step was observed" in shown.stdout, shown.stdout + shown.stderr
     planned = subprocess.run([*test.split(), "--dry-run"], cwd=ROOT, capture_output=True, text=True, check=True)
     assert ".ci/test" in planned.stdout

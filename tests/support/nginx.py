@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import socket
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 from shared_registry.embedded.bound_process import BoundProcess
 from tests.support.foreign import find_program
+from tests.support.programs import free_port
 
 CONFIG = """
 daemon off;
@@ -54,8 +54,7 @@ async def nginx_before(
         buffers: Whether nginx reads a request's body before it passes on anything.
         keeps: How many connections to routers are kept, for whoever comes next.
     """
-    with socket.create_server(("127.0.0.1", 0)) as trial:
-        port = trial.getsockname()[1]
+    port = free_port()
     # Without a limit of failures: nginx would leave a router that was restarted alone for 10 s, and with the next
     # router's restart have none.
     servers = " ".join(f"server {host}:{at} max_fails=0;" for host, at in addresses)
@@ -99,8 +98,7 @@ async def nginx_with_tls(folder: Path, files: tuple[Path, Path], version: str) -
         files: Its certificate and key.
         version: The only version of TLS, as `ssl_protocols` has it.
     """
-    with socket.create_server(("127.0.0.1", 0)) as trial:
-        port = trial.getsockname()[1]
+    port = free_port()
     certificate, key = files
     settings = {"folder": folder, "port": port, "certificate": certificate, "key": key, "version": version}
     async with _running(folder, TLS_CONFIG.format(**settings), port):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import json
 import os
 import signal
@@ -28,7 +29,7 @@ from tests.support.backend import Backend
 from tests.support.command import ROOT, environment
 from tests.support.programs import program
 from tests.support.prometheus import Prometheus, alert_rules, prometheus_of
-from tests.support.until import until
+from tests.support.until import SECONDS, until
 
 pytestmark = pytest.mark.timeout(400)
 
@@ -90,7 +91,8 @@ class Stage:
 
         async def both_fit() -> bool:
             if not fits(heard.get("status", "")):
-                heard["status"] = (await self.command(*words)).splitlines()[0]
+                done = await self.attempt(*words)  # it may fail, such as when Redis was slow to answer
+                heard["status"] = done.stderr if done.returncode else done.stdout.splitlines()[0]
             if not fits(heard.get("dashboard", "")) or heard["colour"] != level:
                 heard["colour"], heard["dashboard"] = await dashboard_sentence(of)
             return fits(heard["status"]) and fits(heard["dashboard"]) and heard["colour"] == level
@@ -105,7 +107,7 @@ class Stage:
         found: list[RouterProcess] = []
 
         async def leads(router: RouterProcess) -> bool:
-            async with httpx.AsyncClient(trust_env=False, timeout=5) as http:
+            async with httpx.AsyncClient(trust_env=False, timeout=SECONDS) as http:
                 return bool((await http.get(f"{router.admin_url}/status")).json()["is_leader"])
 
         async def is_found() -> bool:
@@ -120,8 +122,8 @@ class Stage:
 async def dashboard_sentence(router: RouterProcess) -> tuple[str, str]:
     """Return the colour and the sentence that a browser gets first."""
     async with (
-        asyncio.timeout(20),
-        httpx.AsyncClient(trust_env=False, timeout=20) as http,
+        asyncio.timeout(SECONDS),
+        httpx.AsyncClient(trust_env=False, timeout=SECONDS) as http,
         http.stream("GET", f"{router.admin_url}/events") as answer,
     ):
         async for line in answer.aiter_lines():
@@ -181,10 +183,16 @@ async def are_healthy(prometheus: Prometheus, count: int) -> bool:
 
 @contextlib.asynccontextmanager
 async def waiting(router: RouterProcess, count: int, path: str = "/wait") -> AsyncIterator[list[asyncio.Task[Any]]]:
-    """Keep so many requests under way."""
+    """Keep so many requests under way; one that is refused is made again."""
     limits = httpx.Limits(max_connections=None)
+
+    async def ask() -> None:
+        status = 503
+        while status == 503:
+            status = (await http.get(path)).status_code
+
     async with httpx.AsyncClient(base_url=router.url, trust_env=False, timeout=170, limits=limits) as http:
-        tasks = [asyncio.create_task(http.get(path)) for _ in range(count)]
+        tasks = [asyncio.create_task(ask()) for _ in range(count)]
         try:
             yield tasks
         finally:
@@ -222,8 +230,8 @@ async def test_the_leader_is_killed(stage: Set) -> None:
         fired = await there.prometheus.fires("NobodyLeads", "RouterDown", "RouterLost")
         assert fired["RouterDown"]["labels"]["instance"] == leader.admin_url.removeprefix("http://")
         assert fired["NobodyLeads"]["labels"]["severity"] == "page"
-        assert barred.has_said("there is no leader")
-        assert barred.has_said("has expired and was reaped")
+        for said in ("there is no leader", "has expired and was reaped"):
+            await until(functools.partial(barred.has_said, said), f"it says: {said}")
         ended = 'sr_leases_ended_total{cause="router_expired"}'
         await until(lambda: count_of(there, ended, 2), "its sessions are counted as ended")
         successor = await there.add_router()
@@ -248,7 +256,7 @@ async def test_a_replica_is_paused(stage: Set) -> None:
                 assert "50%" in fired["ReplicasDown"]["annotations"]["summary"]
                 told = 'min(sr_replica_transitions_total{replica="gpu-1", to="unhealthy", cause="timeout"}) >= bool 1'
                 await until(lambda: count_of(there, told, 1), "the cause is counted")
-                assert all(one.has_said("is unhealthy") for one in there.routers)
+                await until(lambda: all(one.has_said("is unhealthy") for one in there.routers), "all have noticed")
             finally:
                 process.send_signal(signal.SIGCONT)
             await there.tells("green", "Serving: 2 of 2 replicas healthy", of=router)
@@ -273,7 +281,7 @@ async def test_a_replica_dies_and_flaps(stage: Set) -> None:
         await second.__aexit__(None, None, None)
         fired = await there.prometheus.fires("ReplicasDown", "HalfOfTheReplicasAreDown")
         assert "33.33%" in fired["HalfOfTheReplicasAreDown"]["annotations"]["summary"]
-        assert all(router.has_said("is unhealthy") for router in there.routers)
+        await until(lambda: all(router.has_said("is unhealthy") for router in there.routers), "all have noticed")
         await first.__aenter__()
         await second.__aenter__()
         await there.prometheus.is_quiet("ReplicasDown", "HalfOfTheReplicasAreDown")
@@ -296,9 +304,10 @@ async def test_redis_is_away(stage: Set) -> None:
         try:
             fired = await there.prometheus.fires("ViewTooOld", "WritesTooOld", "RedisErrors", "NobodyLeads")
             assert fired["ViewTooOld"]["labels"]["severity"] == "page"
-            assert all(router.has_said("redis: keeping the last view") for router in there.routers)
-            [up] = await there.prometheus.query('max(sr_replica_up{replica="gpu-0"})')
-            assert up["value"][1] == "1", "the last view is shown"
+            kept = "redis: keeping the last view"
+            await until(lambda: all(router.has_said(kept) for router in there.routers), "all have noticed")
+            shown = 'max(sr_replica_up{replica="gpu-0"})'
+            await until(lambda: count_of(there, shown, 1), "the last view is shown")
             sentence = ("Redis is away for ", ", serving: 1 of 1 replicas healthy")
             await there.tells("yellow", *sentence, of=there.routers[0], is_redis_there=False)
             asked = await there.attempt("status")
@@ -311,7 +320,7 @@ async def test_redis_is_away(stage: Set) -> None:
 
 
 async def test_redis_comes_back_empty(stage: Set) -> None:
-    async with Backend() as backend, stage(backend.url, router_expiry_seconds=30.0) as there:
+    async with Backend() as backend, stage(backend.url, router_expiry_seconds=120.0) as there:
         leader = await there.leader()
         silent = next(router for router in there.routers if router is not leader)
         silent.command.process.send_signal(signal.SIGSTOP)  # the others wait for the sessions that it may have
@@ -369,8 +378,8 @@ async def test_a_source_of_discovery_fails(stage: Set, tmp_path: Path) -> None:
             fleet.unlink()
             fired = await there.prometheus.fires("DiscoveryFails")
             assert fired["DiscoveryFails"]["annotations"]["summary"].startswith("file:fleet gives no answer")
-            leader = await there.leader()
-            assert leader.has_said("the replicas stay as they are")
+            kept = "the replicas stay as they are"
+            await until(lambda: any(router.has_said(kept) for router in there.routers), "the leader says so")
             fleet.write_text(text)
             await there.prometheus.is_quiet("DiscoveryFails")
 

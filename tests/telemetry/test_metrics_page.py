@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-import socket
 import subprocess
 from collections.abc import Callable, Sequence
 
@@ -25,10 +24,11 @@ from shared_registry.telemetry.counting import Counting
 from shared_registry.telemetry.families import EVERY, OF_REPLICA, PREFIX
 from shared_registry.telemetry.fleet import Fleet
 from shared_registry.telemetry.page import CONTENT_TYPE, MetricsPage
-from tests.proxy.conftest import RunningRouter, StartRouter
+from tests.proxy.conftest import SECONDS, RunningRouter, StartRouter
 from tests.support.backend import Backend
 from tests.support.foreign import find_program
 from tests.support.metrics import Scrape
+from tests.support.programs import free_port
 from tests.support.shown_fleet import shown_fleet
 from tests.support.until import until
 
@@ -54,7 +54,7 @@ async def test_the_page_shows_the_fleet_and_the_leader(start_router: StartRouter
     assert page.value("sr_slots_free", tier="primary") == float("inf")
     assert page.value("sr_queue_depth") == 0
     assert page.value("sr_store_read_failed") == 0
-    assert (page.value("sr_view_age_seconds") or 0) < 5
+    assert 0 <= (page.value("sr_view_age_seconds") or 0) < 60
     assert (page.value("process_open_fds") or 0) > 3
     [info] = page.labels_of("sr_router_info")
     assert info["router"] == router.router.pools[""].registry.router_key
@@ -111,9 +111,7 @@ async def test_the_page_shows_the_view_without_redis(
 
 
 async def test_a_view_that_was_never_loaded_ages_from_the_start() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        away = f"redis://127.0.0.1:{taken.getsockname()[1]}/0"
-    async with shown_fleet(away, 1, is_awaited=False) as fleet:
+    async with shown_fleet(f"redis://127.0.0.1:{free_port()}/0", 1, is_awaited=False) as fleet:
         page = MetricsPage(fleet.router.router, Counting(fleet.router.router))
         await until(lambda: ages(page), "it ages")
         shown = Scrape(await page.render())
@@ -263,7 +261,7 @@ async def test_draining_replicas_show_since_when() -> None:
 async def test_the_admin_address_serves_the_metrics(start_with_admin: StartRouter) -> None:
     async with Backend() as backend:
         router = await start_with_admin(backend.url)
-        async with httpx.AsyncClient(base_url=router.admin_url, trust_env=False) as admin:
+        async with httpx.AsyncClient(base_url=router.admin_url, trust_env=False, timeout=SECONDS) as admin:
             answer = await admin.get("/metrics")
         assert answer.headers["content-type"] == CONTENT_TYPE
         assert Scrape([answer.content]).value("sr_replicas", status="healthy", admin="active") == 1

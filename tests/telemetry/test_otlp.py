@@ -13,7 +13,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from tests.proxy.conftest import SECONDS, StartProcess
+from tests.proxy.conftest import SECONDS, RouterProcess, StartProcess
 from tests.support.backend import Backend
 from tests.support.command import is_one_error, run
 from tests.support.until import until
@@ -52,6 +52,13 @@ async def post(url: str) -> None:
         assert (await http.post(f"{url}/upload", content=b"x")).status_code == 200
 
 
+async def end(router: RouterProcess) -> None:
+    """Stop a router, while the collector in this event loop goes on."""
+    router.command.process.send_signal(signal.SIGTERM)
+    await until(lambda: router.command.process.poll() is not None, "the router has ended")
+    assert router.command.process.poll() == 0, router.command.err
+
+
 async def test_spans_reach_the_collector_of_the_environment(start_process: StartProcess) -> None:
     collector = Collector()
     async with Backend(routes=[collector.route]) as receiver, Backend() as backend:
@@ -60,7 +67,7 @@ async def test_spans_reach_the_collector_of_the_environment(start_process: Start
         await post(router.url)
         await until(lambda: collector.names.count("POST") == 2, "the spans have arrived")
         url = router.url
-        assert router.command.ends(signal.SIGTERM).code == 0
+        await end(router)
     assert sorted(collector.names) == ["POST", "POST", "acquire", "connect", "first_byte", "stream"]
     assert collector.resource["service.name"] == "shared-registry"
     assert collector.resource["service.instance.id"] == url
@@ -77,9 +84,8 @@ async def test_the_last_spans_are_sent_at_the_end(start_process: StartProcess) -
         }
         router = await start_process(backend.url, tracing="otlp", workers=2, environ=environ)
         await post(router.url)
-        router.command.process.send_signal(signal.SIGTERM)
-        await until(lambda: collector.names.count("POST") == 2, "the spans have arrived")
-        await until(lambda: router.command.process.poll() == 0, "the router has ended")
+        await end(router)
+        assert collector.names.count("POST") == 2
     said = [collector.resource[name] for name in ("service.name", "service.instance.id", "zone")]
     assert said == ["gpu-router", "mine", "a"]
 

@@ -59,7 +59,7 @@ async def test_the_lag_of_events_is_measured(start_router: StartRouter) -> None:
     count, total = page.value("sr_stream_lag_seconds_count"), page.value("sr_stream_lag_seconds_sum")
     assert count
     assert total is not None
-    assert 0 <= total / count < 5, "a lag, and no time of day"
+    assert 0 <= total / count < 60, "a lag, and no time of day"
 
 
 async def test_a_leader_that_reaches_all_is_in_good_health(start_router: StartRouter) -> None:
@@ -81,7 +81,7 @@ async def test_a_source_of_discovery_that_fails_shows(start_router: StartRouter,
             return page.value("sr_discovery_failing", **label) == 1
 
         page = await until_shown(router, lambda page: page.value("sr_discovery_failing", **label) == 0, "it answers")
-        assert 0 <= (page.value("sr_discovery_age_seconds", **label) or 0) < 5
+        assert 0 <= (page.value("sr_discovery_age_seconds", **label) or 0) < 60
         assert page.value("sr_discovery_failures_total", **label) == 0
         path.write_text("no list of replicas")
         page = await until_shown(router, is_failing, "it fails")

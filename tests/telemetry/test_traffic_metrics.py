@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import socket
 
 import pytest
 from websockets.asyncio.client import connect
@@ -13,6 +12,7 @@ from shared_registry.telemetry.page import MetricsPage
 from tests.proxy.conftest import RunningRouter, StartRouter
 from tests.support.backend import Backend
 from tests.support.metrics import Scrape
+from tests.support.programs import free_port
 from tests.support.until import until
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -87,7 +87,11 @@ async def test_a_replica_that_fails_is_counted_by_cause(start_with_admin: StartR
 async def test_retries_are_counted_by_cause(start_with_admin: StartRouter) -> None:
     async with Backend() as first, Backend() as second:
         router = await start_with_admin(
-            first.url, second.url, health_check_interval_seconds=60.0, fast_interval_seconds=30.0
+            first.url,
+            second.url,
+            health_check_interval_seconds=60.0,
+            fast_interval_seconds=30.0,
+            local_cooldown_seconds=60.0,
         )
         await first.__aexit__(None, None, None)
         assert (await router.http.get("/x")).status_code == 200
@@ -99,9 +103,7 @@ async def test_retries_are_counted_by_cause(start_with_admin: StartRouter) -> No
 
 
 async def test_refused_placements_are_counted_by_reason(start_with_admin: StartRouter) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as unused:
-        url = f"http://127.0.0.1:{unused.getsockname()[1]}"
-    router = await start_with_admin(url, is_awaited=False)
+    router = await start_with_admin(f"http://127.0.0.1:{free_port()}", is_awaited=False)
     await until(lambda: answers(router, 503))
     page = await ended(router, "http", "refused", 1)
     assert (page.value("sr_placements_total", outcome="no_healthy") or 0) >= 1
