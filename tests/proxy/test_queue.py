@@ -29,13 +29,13 @@ from shared_registry.proxy import websocket_client
 from shared_registry.store.keys import Keys
 from tests.proxy.conftest import FAST, RunningRouter, all_healthy, running_router
 from tests.support.backend import Backend, RawBackend
-from tests.support.until import until
+from tests.support.until import SECONDS, until
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
-PATIENCE = 20.0
-RARE_SECONDS = 4.0
-AT_ONCE = 2.5
+PATIENCE = 60.0
+RARE_SECONDS = 9.0
+AT_ONCE = 7.0
 """Seconds within which a place or a slot has to be free: well below those between two rare looks at the line."""
 
 
@@ -109,13 +109,13 @@ def stream(router: RunningRouter, path: str = "/v1/stream", **options: Any) -> c
 async def holds(client: ClientConnection) -> None:
     """Return when it has its session: an echo came back, whatever was told before."""
     await client.send("mine")
-    while (message := await asyncio.wait_for(client.recv(), 10)) != "mine":
+    while (message := await asyncio.wait_for(client.recv(), SECONDS)) != "mine":
         assert json.loads(message)["type"] == "queue_status"
 
 
 async def told(client: ClientConnection) -> tuple[int, int]:
     """Return the position and depth that it is told next."""
-    frame = json.loads(await asyncio.wait_for(client.recv(), 10))
+    frame = json.loads(await asyncio.wait_for(client.recv(), SECONDS))
     assert set(frame) == {"type", "position", "queue_depth"}
     assert frame["type"] == "queue_status"
     return frame["position"], frame["queue_depth"]
@@ -128,7 +128,7 @@ async def told_that(client: ClientConnection, position: int, depth: int) -> None
 
 async def ending(client: ClientConnection) -> tuple[dict[str, Any], int]:
     """Return the error that ends a session, and its close code."""
-    while (frame := json.loads(await asyncio.wait_for(client.recv(), 10)))["type"] == "queue_status":
+    while (frame := json.loads(await asyncio.wait_for(client.recv(), SECONDS)))["type"] == "queue_status":
         pass
     with pytest.raises(ConnectionClosed) as closed:
         await client.recv()
@@ -174,15 +174,15 @@ async def test_a_waiting_client_receives_its_position_and_keeps_its_messages(
             begun = time.monotonic()
             await first.close()
             for message in messages:
-                assert await asyncio.wait_for(second.recv(), 10) == message
+                assert await asyncio.wait_for(second.recv(), SECONDS) == message
             assert time.monotonic() - begun < AT_ONCE
             assert backend.scopes[-1]["subprotocols"] == ["v2"]
             await told_that(third, 1, 1)
             await second.close(3001, "done")
             await holds(third)
             await until(lambda: shows(one, depth=0, here=0), "the page shows an empty queue")
-        assert await asyncio.wait_for(backend.closes.get(), 10) == (1000, "")
-        assert await asyncio.wait_for(backend.closes.get(), 10) == (3001, "done")
+        assert await asyncio.wait_for(backend.closes.get(), SECONDS) == (1000, "")
+        assert await asyncio.wait_for(backend.closes.get(), SECONDS) == (3001, "done")
 
 
 async def test_all_routers_share_one_queue(settings: dict[str, Any], backend: Backend, line: Line) -> None:
@@ -201,7 +201,7 @@ async def test_all_routers_share_one_queue(settings: dict[str, Any], backend: Ba
             served.append(place)
             await clients[place].close()
 
-        async with asyncio.timeout(10), asyncio.TaskGroup() as tasks:
+        async with asyncio.timeout(SECONDS), asyncio.TaskGroup() as tasks:
             for place in range(6, 0, -1):
                 tasks.create_task(be_served(place))
             await first.close()
@@ -421,17 +421,17 @@ async def test_a_request_waits_for_its_slot(settings: dict[str, Any], backend: B
 
 async def test_one_waiting_time_covers_all_replicas_that_are_tried(settings: dict[str, Any], backend: Backend) -> None:
     """The replica refuses as busy a client that has waited for it, and that then waits for another replica."""
-    async with serving(settings, backend.url, queue_timeout_seconds=1.8) as (router,), stream(router) as first:
+    async with serving(settings, backend.url, queue_timeout_seconds=6.0) as (router,), stream(router) as first:
         await holds(first)
         begun = time.monotonic()
         async with stream(router, "/v1/stream?reject=503") as client:
             await told(client)
-            await asyncio.sleep(1.5)
+            await asyncio.sleep(3.0)
             await first.close()
             error, code = await ending(client)
         assert error["message"] == "every replica that was tried is busy; try again soon"
         assert code == 1013
-        assert 1.7 < time.monotonic() - begun < 3.2, "not 1.8 s twice"
+        assert 5.9 < time.monotonic() - begun < 9.0, "not 6 s once more after the 3 s"
 
 
 async def test_retry_after_follows_from_the_speed_of_the_queue(
@@ -470,14 +470,14 @@ async def test_messages_of_a_waiting_client_are_bounded_and_arrive(
             sent = 0
             with contextlib.suppress(TimeoutError):
                 while sent < 60:
-                    async with asyncio.timeout(0.5):
+                    async with asyncio.timeout(2.0):
                         await second.send(message)
                     sent += 1
             assert 2 <= sent < 40  # what this system's sockets take besides is some megabytes
             await first.close()
             counted = 0
             while counted < sent:
-                if await asyncio.wait_for(second.recv(), 10) == str(len(message)):
+                if await asyncio.wait_for(second.recv(), SECONDS) == str(len(message)):
                     counted += 1
 
 
@@ -541,7 +541,7 @@ async def test_a_stopping_router_turns_waiting_clients_away(
         await holds(first)  # sessions go on
         await first.close()
         await holds(third)
-        await asyncio.wait_for(asyncio.shield(stopping.serving), 10)
+        await asyncio.wait_for(asyncio.shield(stopping.serving), SECONDS)
 
 
 async def test_a_stopping_router_turns_refused_clients_away_too(settings: dict[str, Any]) -> None:
@@ -576,5 +576,5 @@ async def test_a_router_ending_without_grace_leaves_no_waiter(
         assert second.close_code == 1012
         with contextlib.suppress(httpx.TransportError):
             assert (await waiting).status_code == 503
-        await asyncio.wait_for(asyncio.shield(router.serving), 10)
+        await asyncio.wait_for(asyncio.shield(router.serving), SECONDS)
         assert line.raw.exists(line.keys.queue, *line.raw.keys(line.keys.prefix + "leases:*")) == 0
