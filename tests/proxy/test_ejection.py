@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
-import socket
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -27,6 +26,7 @@ from shared_registry.proxy.outcomes import BUSY
 from shared_registry.store.keys import Keys
 from tests.proxy.conftest import RunningRouter, StartRouter
 from tests.support.backend import Backend, RawBackend
+from tests.support.scripted_routers import Refusing
 from tests.support.space import on_server
 from tests.support.until import until
 
@@ -76,6 +76,14 @@ async def sick() -> AsyncIterator[Sick]:
 async def fine() -> AsyncIterator[Backend]:
     async with Backend() as backend:
         yield backend
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def refusing_url() -> AsyncIterator[str]:
+    """A replica's url where nobody listens."""
+    async with Refusing() as refusing:
+        host, port = refusing.address
+        yield f"http://{host}:{port}"
 
 
 @pytest.fixture
@@ -150,7 +158,11 @@ async def test_an_ejected_replica_returns_and_serves(start_router: StartRouter, 
         return response.headers["x-backend"] == str(sick.port)
 
     await until(serves, "the primary serves again")
-    assert await ejected(routers[0]) == []
+
+    async def is_back() -> bool:
+        return await ejected(routers[0]) == []
+
+    await until(is_back, "the other router sees the end of the ejection too")
 
 
 async def stream_until_ejected(routers: list[RunningRouter], url: str) -> tuple[int, int]:
@@ -320,18 +332,12 @@ async def members(
         yield routers
 
 
-def closed_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as found:
-        port: int = found.getsockname()[1]
-        return port
-
-
 @pytest.mark.usefixtures("machines")
 async def test_a_port_that_refuses_sessions_of_two_machines_is_ejected(
-    server: EmbeddedServer, namespace: str, fine: Backend
+    server: EmbeddedServer, namespace: str, fine: Backend, refusing_url: str
 ) -> None:
     """Its probes go to another port, which answers."""
-    refusing = ReplicaEndpoint(f"http://127.0.0.1:{closed_port()}", primary=True, health_check_port=fine.port)
+    refusing = ReplicaEndpoint(refusing_url, primary=True, health_check_port=fine.port)
     async with members(server, namespace, [refusing, ReplicaEndpoint(fine.url)], 3) as routers:
         for turn in itertools.count():
             router = routers[turn % 2]
@@ -348,8 +354,10 @@ async def test_a_port_that_refuses_sessions_of_two_machines_is_ejected(
         assert all(one.is_healthy for one in routers[2].all())
 
 
-async def test_routers_of_one_machine_do_not_eject(server: EmbeddedServer, namespace: str, fine: Backend) -> None:
-    refusing = ReplicaEndpoint(f"http://127.0.0.1:{closed_port()}", primary=True, health_check_port=fine.port)
+async def test_routers_of_one_machine_do_not_eject(
+    server: EmbeddedServer, namespace: str, fine: Backend, refusing_url: str
+) -> None:
+    refusing = ReplicaEndpoint(refusing_url, primary=True, health_check_port=fine.port)
     async with members(server, namespace, [refusing, ReplicaEndpoint(fine.url)], 2) as routers:
         for turn in range(20):
             router = routers[turn % 2]

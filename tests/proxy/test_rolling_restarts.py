@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import itertools
 import signal
-import socket
 from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
@@ -19,6 +18,7 @@ from tests.proxy.conftest import FAST, SECONDS, RouterProcess
 from tests.support.backend import RawBackend
 from tests.support.command import running
 from tests.support.nginx import nginx_before
+from tests.support.programs import free_port
 from tests.support.until import until
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -108,12 +108,6 @@ class Client:
                 assert asyncio.get_running_loop().time() < deadline
 
 
-def free_ports(count: int) -> list[int]:
-    with contextlib.ExitStack() as stack:
-        found = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count)]
-        return [one.getsockname()[1] for one in found]
-
-
 class Fleet:
     """Two routers with ports of their own, each of which can be restarted."""
 
@@ -121,7 +115,7 @@ class Fleet:
         self._directory = directory
         self._variables = variables
         self._stack = stack
-        self.ports = free_ports(2)
+        self.ports = [free_port(), free_port()]  # which nobody else gets while a router is away
         self.routers: dict[int, RouterProcess] = {}
 
     @property
