@@ -276,6 +276,7 @@ async def test_a_lost_replica_is_told(log: Logged, backend: Backend, server: Emb
     async with connected(router, head(b"/wait")), stream(router) as session:
         await session.send("hello")
         await session.recv()
+        await until(lambda: len(backend.scopes) == 2, "the replica has both")
         async with Operator(RouterConfig(redis_url=server.url, namespace=namespace), by="ann") as operator:
             await operator.remove((await operator.find([backend.url]))[0])
         await closed(session)
@@ -314,7 +315,7 @@ async def test_a_refused_path_is_told(log: Logged, backend: Backend, path: bytes
 async def test_a_request_that_cannot_be_read_is_told(
     log: Logged, backend: Backend, request_: bytes, wanted: Line
 ) -> None:
-    router = await log.start(backend.url, header_timeout_seconds=0.5)
+    router = await log.start(backend.url, header_timeout_seconds=0.5 if wanted["status"] == 408 else SECONDS)
     response = await rest(router, request_)
     line = await log.line(client="127.0.0.1", ended="refused", **wanted)
     assert f"x-request-id: {line['request_id']}\r\n".encode() in response

@@ -22,7 +22,7 @@ from shared_registry.errors import ConfigError
 from shared_registry.proxy.exchange import Exchange
 from shared_registry.proxy.response_head import ResponseHead
 from shared_registry.proxy.server import serve_clients
-from tests.proxy.conftest import FAST, RunningRouter, StartRouter
+from tests.proxy.conftest import FAST, SECONDS, RunningRouter, StartRouter
 from tests.support.backend import Backend
 from tests.support.until import until
 
@@ -187,9 +187,12 @@ async def test_the_name_of_the_key_is_known_for_the_log(
     assert names == ["team-a", "team-b", None, "team-c"]
 
 
-async def test_an_upload_without_a_key_ends_the_connection(start_router: StartRouter, replica: Backend) -> None:
+async def test_an_upload_without_a_key_ends_the_connection(
+    start_router: StartRouter, replica: Backend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("shared_registry.proxy.client.LINGER_SECONDS", SECONDS)
     router = await locked(start_router, replica)
-    async with httpx.AsyncClient(base_url=router.url, timeout=10) as http:
+    async with httpx.AsyncClient(base_url=router.url, timeout=SECONDS) as http:
         response = await http.post("/upload", content=bytes(5_000_000))
     assert response.status_code == 401
     assert response.headers["connection"] == "close"

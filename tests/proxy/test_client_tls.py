@@ -28,7 +28,7 @@ from shared_registry.proxy import client_tls
 from shared_registry.proxy import server as server_module
 from shared_registry.proxy.client_tls import server_context
 from shared_registry.proxy.descriptors import GUESTS, Descriptors
-from tests.proxy.conftest import FAST, RunningRouter, StartRouter, all_healthy, running_router
+from tests.proxy.conftest import FAST, SECONDS, RunningRouter, StartRouter, all_healthy, running_router
 from tests.support.backend import Backend, RawBackend
 from tests.support.certificates import Authority
 from tests.support.tls_sessions import ResumingClient
@@ -84,7 +84,7 @@ async def test_sessions_of_both_kinds_use_tls(start_router: StartRouter, replica
     async with connect(f"{router.ws}/v1/stream", ssl=pki.client(), proxy=None) as client:
         await client.send(b"y" * 1_000_000)
         assert await client.recv() == b"y" * 1_000_000
-    assert await asyncio.wait_for(replica.closes.get(), 10) == (1000, "")
+    assert await asyncio.wait_for(replica.closes.get(), SECONDS) == (1000, "")
 
 
 async def test_http_1_1_is_agreed_on_and_old_tls_refused(start_router: StartRouter, replica: Backend, pki: Pki) -> None:
@@ -108,17 +108,17 @@ async def test_a_client_without_tls_is_disconnected(start_router: StartRouter, r
         reader, writer = await asyncio.open_connection(*router.address)
         writer.write(sent)
         with contextlib.suppress(ConnectionResetError):
-            assert b"HTTP" not in await asyncio.wait_for(reader.read(), 10)
+            assert b"HTTP" not in await asyncio.wait_for(reader.read(), SECONDS)
         writer.close()
     assert (await router.http.get("/healthz")).status_code == 200
 
 
 async def test_a_handshake_that_hangs_is_ended(start_router: StartRouter, replica: Backend, pki: Pki) -> None:
-    router = await start_router(replica.url, verify=pki.client(), header_timeout_seconds=0.5, **pki.settings)
+    router = await start_router(replica.url, is_awaited=False, header_timeout_seconds=0.5, **pki.settings)
     reader, writer = await asyncio.open_connection(*router.address)
     writer.write(b"\x16\x03\x01\x02\x00")
     with contextlib.suppress(ConnectionResetError):
-        assert await asyncio.wait_for(reader.read(), 10) == b""
+        assert await asyncio.wait_for(reader.read(), SECONDS) == b""
     writer.close()
 
 
@@ -130,14 +130,14 @@ async def test_hanging_handshakes_neither_hide_the_router_nor_delay_its_stop(
     await router.http.aclose()
     monkeypatch.setattr("shared_registry.proxy.descriptors.Descriptors.have_room", lambda *_, **__: False)
     hanging = [await asyncio.open_connection(*router.address) for _ in range(3 * GUESTS)]
-    async with httpx.AsyncClient(base_url=router.url, verify=pki.client(), timeout=10) as http:
+    async with httpx.AsyncClient(base_url=router.url, verify=pki.client(), timeout=SECONDS) as http:
         assert (await http.get("/healthz")).status_code == 200
         assert (await http.get("/other")).status_code == 503
     router.stop.ask()
     router.stop.ask()
-    await asyncio.wait_for(asyncio.shield(router.serving), 10)
+    await asyncio.wait_for(asyncio.shield(router.serving), SECONDS)
     for reader, writer in hanging:
-        assert await asyncio.wait_for(reader.read(), 10) == b""
+        assert await asyncio.wait_for(reader.read(), SECONDS) == b""
         writer.close()
 
 
@@ -151,11 +151,11 @@ async def test_failed_handshakes_push_no_slow_guest_out(
         reader, writer = await asyncio.open_connection(*router.address)
         writer.write(b"GET / HTTP/1.1\r\n\r\n")
         with contextlib.suppress(ConnectionResetError):
-            await asyncio.wait_for(reader.read(), 10)
+            await asyncio.wait_for(reader.read(), SECONDS)
         writer.close()
-    await asyncio.wait_for(slow_writer.start_tls(pki.client(), server_hostname="127.0.0.1"), 10)
+    await asyncio.wait_for(slow_writer.start_tls(pki.client(), server_hostname="127.0.0.1"), SECONDS)
     slow_writer.write(HEALTH)
-    assert (await asyncio.wait_for(slow.readline(), 10)) == b"HTTP/1.1 200 OK\r\n"
+    assert (await asyncio.wait_for(slow.readline(), SECONDS)) == b"HTTP/1.1 200 OK\r\n"
     slow_writer.close()
 
 
@@ -168,34 +168,35 @@ async def test_one_newcomer_costs_one_idle_connection(
     idle = [await secure(router, pki.client()) for _ in range(4)]
     for reader, writer in idle:
         writer.write(HEALTH)
-        await asyncio.wait_for(reader.readuntil(b"}"), 10)
+        await asyncio.wait_for(reader.readuntil(b"}"), SECONDS)
         cast("asyncio.Transport", writer.transport).pause_reading()  # so that nothing answers the end of a connection
 
     def have_room(self: Descriptors, *, more: int, sessions: int) -> bool:
         return self.clients is not None and self.clients() + more <= len(idle)
 
     monkeypatch.setattr(Descriptors, "have_room", have_room)
-    async with httpx.AsyncClient(base_url=router.url, verify=pki.client(), timeout=10) as http:
+    async with httpx.AsyncClient(base_url=router.url, verify=pki.client(), timeout=SECONDS) as http:
         assert (await http.get("/who")).status_code == 200
     answers = 0
     for reader, writer in idle:
         cast("asyncio.Transport", writer.transport).resume_reading()
         with contextlib.suppress(ConnectionError):
             writer.write(HEALTH)
-            answers += bool(await asyncio.wait_for(reader.read(1000), 10))
+            answers += bool(await asyncio.wait_for(reader.read(1000), SECONDS))
         writer.close()
     assert answers == len(idle) - 1
 
 
 async def test_a_client_that_still_sends_gets_its_early_response(
-    start_router: StartRouter, replica: Backend, pki: Pki
+    start_router: StartRouter, replica: Backend, pki: Pki, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("shared_registry.proxy.client.LINGER_SECONDS", SECONDS)
     router = await start_router(replica.url, verify=pki.client(), **pki.settings)
 
     def send_all_then_receive() -> bytes:
         address = router.address
         with (
-            socket.create_connection(address, 10) as raw,
+            socket.create_connection(address, SECONDS) as raw,
             pki.client().wrap_socket(raw, server_hostname=address[0]) as s,
         ):
             s.sendall(b"POST /status HTTP/1.1\r\nHost: a\r\nConnection: close\r\nContent-Length: 50000000\r\n\r\n")
@@ -217,7 +218,7 @@ async def test_a_broken_response_does_not_look_complete(start_router: StartRoute
         reader, writer = await secure(router, pki.client())
         writer.write(b"GET / HTTP/1.0\r\nHost: a\r\n\r\n")
         with pytest.raises((ConnectionError, ssl.SSLError)):
-            await asyncio.wait_for(reader.read(), 10)
+            await asyncio.wait_for(reader.read(), SECONDS)
         writer.close()
 
 
@@ -230,7 +231,7 @@ async def test_without_a_certificate_of_the_authority_no_client_enters(
     router = await start_router(replica.url, verify=pki.client(own), **settings)
     assert (await router.http.get("/who")).status_code == 200
     for context in (pki.client(), pki.client(pki.authority.sign("stranger"))):
-        async with httpx.AsyncClient(base_url=router.url, verify=context, timeout=10) as http:
+        async with httpx.AsyncClient(base_url=router.url, verify=context, timeout=SECONDS) as http:
             with pytest.raises(httpx.TransportError):
                 await http.get("/healthz")
         with pytest.raises((ssl.SSLError, OSError, websockets.InvalidMessage)):
@@ -255,13 +256,13 @@ async def test_a_resumed_session_ends_with_its_certificate(
     client = ResumingClient(context, router.address)
     request = HEALTH.replace(b"Host: a", b"Host: a\r\nConnection: close")
     for is_resumed in (False, True):
-        found, answer = await asyncio.to_thread(client.request, request, 10.0)
+        found, answer = await asyncio.to_thread(client.request, request, SECONDS)
         assert found is is_resumed
         assert answer.startswith(b"HTTP/1.1 200 ")
     certificate = ssl._ssl._test_decode_cert(str(own[0]))  # type: ignore[attr-defined]
     after = ssl.cert_time_to_seconds(certificate["notAfter"]) + 1.0
     monkeypatch.setattr(client_tls, "now", lambda: after)
-    assert (await asyncio.to_thread(client.request, request, 10.0))[1] == b""
+    assert (await asyncio.to_thread(client.request, request, SECONDS))[1] == b""
 
 
 async def test_changed_files_serve_new_connections_and_broken_ones_nobody(
@@ -338,13 +339,13 @@ async def test_a_waiting_client_learns_its_positions(
                 assert await position_of(session) == number
             await session.send(str(number))
             sessions.append(session)
-        assert await asyncio.wait_for(sessions[0].recv(), 10) == "0"
+        assert await asyncio.wait_for(sessions[0].recv(), SECONDS) == "0"
         await sessions[0].close()
-        while (told := await asyncio.wait_for(sessions[1].recv(), 10)) != "1":
+        while (told := await asyncio.wait_for(sessions[1].recv(), SECONDS)) != "1":
             assert json.loads(told)["type"] == "queue_status"
         while await position_of(sessions[2]) != 1:
             pass
 
 
 async def position_of(session: ClientConnection) -> int:
-    return int(json.loads(await asyncio.wait_for(session.recv(), 10))["position"])
+    return int(json.loads(await asyncio.wait_for(session.recv(), SECONDS))["position"])

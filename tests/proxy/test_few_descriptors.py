@@ -9,6 +9,7 @@ import time
 from collections import Counter
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -26,6 +27,8 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 FEW = 128
 FITTING = FEW // 4
 """Half of so few is kept for other things, and a session takes two."""
+LEADS_ON: dict[str, Any] = {"lease_seconds": 60.0}
+"""Lets the first router lead, however long the machine pauses it."""
 Stream = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
 
@@ -50,19 +53,20 @@ async def knock(router: RouterProcess, sent: bytes = b"") -> Stream:
     return stream
 
 
-async def answers(clients: list[Stream], seconds: float = 0.5) -> Counter[str]:
-    """Return how many clients got which answer so far: none where they still wait, gone where they were cut off."""
+async def answer(reader: asyncio.StreamReader, seconds: float = SECONDS) -> str:
+    """Return the answer that a client gets: none if it still waits, gone if it was cut off."""
+    try:
+        line = await asyncio.wait_for(reader.readline(), seconds)
+    except TimeoutError:
+        return "none"
+    except ConnectionError:
+        return "gone"
+    return line.split()[1].decode() if line else "gone"
 
-    async def answer(reader: asyncio.StreamReader) -> str:
-        try:
-            line = await asyncio.wait_for(reader.readline(), seconds)
-        except TimeoutError:
-            return "none"
-        except ConnectionError:
-            return "gone"
-        return line.split()[1].decode() if line else "gone"
 
-    return Counter(await asyncio.gather(*(answer(reader) for reader, _ in clients)))
+async def answers(clients: list[Stream], seconds: float) -> Counter[str]:
+    """Return how many clients got which answer."""
+    return Counter(await asyncio.gather(*(answer(reader, seconds) for reader, _ in clients)))
 
 
 async def page(router: RouterProcess, path: str) -> httpx.Response:
@@ -96,8 +100,8 @@ async def test_the_soft_limit_is_raised(start_process: StartProcess) -> None:
 async def test_a_router_full_of_sessions_stays_alive(
     start_process: StartProcess, start_router: StartRouter, backend: Backend, clients: list[Stream]
 ) -> None:
-    router = await start_process(backend.url, open_files=f"-n {FEW}", access_log="json")
-    other = await start_router(backend.url)
+    router = await start_process(backend.url, open_files=f"-n {FEW}", access_log="json", **LEADS_ON)
+    other = await start_router(backend.url, **LEADS_ON)
     clients += [await knock(router, b"GET /wait HTTP/1.1\r\nHost: a\r\n\r\n") for _ in range(2 * FEW)]
 
     async def are_sorted() -> bool:
@@ -130,8 +134,8 @@ async def test_a_router_full_of_sessions_stays_alive(
 async def test_clients_that_send_nothing_do_not_hide_its_health(
     start_process: StartProcess, start_router: StartRouter, backend: Backend, clients: list[Stream]
 ) -> None:
-    router = await start_process(backend.url, open_files=f"-n {FEW}", header_timeout_seconds=60)
-    other = await start_router(backend.url)
+    router = await start_process(backend.url, open_files=f"-n {FEW}", header_timeout_seconds=60, **LEADS_ON)
+    other = await start_router(backend.url, **LEADS_ON)
     clients += [await knock(router) for _ in range(3 * FEW)]
     await works(router, other, seconds=1)
     assert descriptors_of(router) < FEW
@@ -144,21 +148,30 @@ async def test_connections_to_other_ports_leave_clients_room(
     kind: str, start_process: StartProcess, start_router: StartRouter, backend: Backend, clients: list[Stream]
 ) -> None:
     port = free_port()
-    router = await start_process(backend.url, open_files=f"-n {FEW}", **{"admin_port": "off", kind: port})
-    other = await start_router(backend.url)
+    settings = LEADS_ON | {"admin_port": "off", kind: port}
+    router = await start_process(backend.url, open_files=f"-n {FEW}", **settings)
+    other = await start_router(backend.url, **LEADS_ON)
     clients += [await asyncio.open_connection("127.0.0.1", port) for _ in range(3 * FEW)]
     await works(router, other, seconds=1)
     assert descriptors_of(router) < FEW
     assert (await page(router, "/served")).status_code == 200
     sessions = [await knock(router, b"GET /wait HTTP/1.1\r\nHost: a\r\n\r\n") for _ in range(FEW)]
     clients += sessions
-    found = await answers(sessions)
+    answering = [asyncio.create_task(answer(reader)) for reader, _ in sessions]
+
+    async def are_sorted() -> bool:
+        running = (await page(router, "/status")).json()["sessions"]
+        return bool(running + sum(one.done() for one in answering) == FEW)
+
+    await until(are_sorted, "each runs or is refused")
+    found = Counter(one.result() if one.done() else "none" for one in answering)
     assert found["none"] > 0
     assert found["503"] > 0
     await works(router, other, seconds=1)
     assert descriptors_of(router) < FEW
     assert "too many open files" not in router.command.err.lower()
     backend.go_on.set()
+    await asyncio.gather(*answering)
 
 
 async def test_idle_connections_make_room_for_new_clients(

@@ -175,8 +175,11 @@ async def test_no_body_becomes_a_request(server: EmbeddedServer, seed: int) -> N
     assert min(statuses[b"200"], statuses[b"400"]) > REQUESTS / 10, statuses
 
 
-async def test_a_refusal_reaches_a_client_still_sending(server: EmbeddedServer) -> None:
+async def test_a_refusal_reaches_a_client_still_sending(
+    server: EmbeddedServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A connection closed while bytes wait to be read is reset, and the refusal could be lost on the way."""
+    monkeypatch.setattr("shared_registry.proxy.client.LINGER_SECONDS", SECONDS)
     request = b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n"
     async with RawBackend(answer_strictly) as replica, router_of_its_own(server, replica.url) as router:
         reader, writer = await asyncio.open_connection(*router.address)

@@ -10,7 +10,8 @@ import pytest
 
 from shared_registry import ReplicaEndpoint, RouterConfig, SharedReplicaRegistry
 from shared_registry.embedded import EmbeddedServer
-from shared_registry.proxy.narrator import PANICKING, PATIENCE_LEASES, Narrator
+from shared_registry.proxy import narrator
+from shared_registry.proxy.narrator import PANICKING, Narrator
 from tests.support.until import until
 
 SPARING = "sessions that find no free slot on a healthy replica use others"
@@ -30,6 +31,7 @@ class Fleet:
             health_check_timeout_seconds=0.1,
             fast_interval_seconds=0.05,
             failure_threshold=2,
+            lease_seconds=60.0,
         )
         self.registry = SharedReplicaRegistry(config, http_get=self._probe)
 
@@ -92,8 +94,7 @@ async def test_a_panic_is_logged_at_the_start(fleet: Fleet, caplog: pytest.LogCa
 
 
 async def test_a_narrator_that_has_ended_logs_nothing(fleet: Fleet, caplog: pytest.LogCaptureFixture) -> None:
-    narrator = Narrator(fleet.registry, pool="video")
-    with narrator.narrating():
+    with Narrator(fleet.registry, pool="video").narrating():
         pass
     caplog.set_level(logging.INFO, logger="shared_registry.proxy.narrator")
     await fleet.registry.drain(A)
@@ -137,16 +138,11 @@ async def test_a_fleet_never_healthy_is_an_error_once_judged(
 
 
 async def test_a_start_without_an_election_is_logged(
-    server: EmbeddedServer, namespace: str, caplog: pytest.LogCaptureFixture
+    server: EmbeddedServer, namespace: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(narrator, "PATIENCE_LEASES", 0.6)
     caplog.set_level(logging.WARNING, logger="shared_registry.proxy.narrator")
-    config = RouterConfig(
-        redis_url=server.url,
-        namespace=namespace,
-        lease_seconds=0.6,
-        renew_interval_seconds=0.1,
-        redis_timeout_seconds=0.2,
-    )
+    config = RouterConfig(redis_url=server.url, namespace=namespace, lease_seconds=3.0)
     async with SharedReplicaRegistry(config, health_checks=False) as registry:
         with Narrator(registry).narrating():
             await until(lambda: any("elected" in text for text in caplog.messages))
@@ -156,18 +152,13 @@ async def test_a_start_without_an_election_is_logged(
 
 
 async def test_an_election_after_the_start_is_no_warning(
-    server: EmbeddedServer, namespace: str, caplog: pytest.LogCaptureFixture
+    server: EmbeddedServer, namespace: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(narrator, "PATIENCE_LEASES", 0.08)
     caplog.set_level(logging.WARNING, logger="shared_registry.proxy.narrator")
-    config = RouterConfig(
-        redis_url=server.url,
-        namespace=namespace,
-        lease_seconds=0.6,
-        renew_interval_seconds=0.1,
-        redis_timeout_seconds=0.2,
-    )
+    config = RouterConfig(redis_url=server.url, namespace=namespace, lease_seconds=60.0)
     async with SharedReplicaRegistry(config) as registry:
         with Narrator(registry).narrating():
             await until(lambda: registry.leader is not None)
-            await asyncio.sleep(PATIENCE_LEASES * config.lease_seconds)
+            await asyncio.sleep(narrator.PATIENCE_LEASES * config.lease_seconds)
     assert not [text for text in caplog.messages if "elected" in text]
