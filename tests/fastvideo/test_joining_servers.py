@@ -35,6 +35,10 @@ README = (EXAMPLES / "README.md").read_text()
     if line.startswith("shared-registry serve --config examples/fastvideo/j")
 ]
 SECONDS = 30.0
+LONG = 3600.0
+"""Seconds of a warm-up or a segment that the test ends itself."""
+LEFT_SECONDS = 9.0
+"""Less than the 10 s after which a server that sends no heartbeat any more is dropped."""
 PROMPT = json.dumps({"type": "segment_prompt_source", "prompt": "a cat"})
 
 
@@ -109,6 +113,18 @@ async def _end(process: asyncio.subprocess.Process) -> None:
         await process.wait()
 
 
+def server_of(joined: asyncio.subprocess.Process) -> int:
+    """Return the process id of the server that a `join` has started."""
+    [server] = [pid for pid, line in descendants(joined.pid).items() if "fastvideo_server" in line]
+    return server
+
+
+async def warms_up(url: str) -> bool:
+    with contextlib.suppress(httpx.TransportError):
+        return bool((await page(f"{url}/readyz")).json()["status"] == "warming")
+    return False
+
+
 async def page(url: str) -> httpx.Response:
     async with httpx.AsyncClient(trust_env=False, timeout=SECONDS) as http:
         return await http.get(url)
@@ -167,30 +183,39 @@ async def test_each_server_gets_one_session_and_others_wait(world: World, regist
 
 
 async def test_a_server_that_warms_up_gets_no_session(world: World, registry: SharedReplicaRegistry) -> None:
-    url, _ = await world.join("gpu-a", warmup_seconds=2.0)
+    url, joined = await world.join("gpu-a", warmup_seconds=LONG)
     router = await world.serve()
+    log = world.folder / "gpu-a.log"
+    await until(lambda: "waiting until" in log.read_text() and "warming" in log.read_text(), "it waits")
     async with session(router, "a") as client:
-        await frames_until(client, "gpu_assigned")
+        waiting = asyncio.create_task(frames_until(client, "gpu_assigned"))
+        assert await warms_up(url)
+        assert registry.all() == []
+        os.kill(server_of(joined), signal.SIGUSR1)
+        await waiting
         assert (await page(f"{url}/readyz")).json()["status"] == "ready"
-    log = (world.folder / "gpu-a.log").read_text()
-    assert "waiting until" in log
-    assert "warming" in log
 
 
 async def test_a_client_that_leaves_amid_a_segment_disturbs_nobody(
     world: World, registry: SharedReplicaRegistry
 ) -> None:
     """The server has the former session until the segment ends, and rejects others: only the router sees that."""
-    url, _ = await world.join("gpu-a", segment_seconds=1.5)
+    url, joined = await world.join("gpu-a", segment_seconds=LONG)
     router = await world.serve()
     await both_ready(registry, 1)
     async with session(router, "a") as client:
         await frames_until(client, "ltx2_stream_start")
         await client.send(PROMPT)
         await frames_until(client, "ltx2_segment_start")
+
+    async def has_rejected() -> bool:
+        return bool((await page(f"{url}/status")).json()["rejected"])
+
     async with session(router, "b") as client:
-        assert "error" not in await frames_until(client, "gpu_assigned")
-    assert (await page(f"{url}/status")).json()["rejected"] > 0
+        assigned = asyncio.create_task(frames_until(client, "gpu_assigned"))
+        await until(has_rejected, "the server rejects the next session")
+        os.kill(server_of(joined), signal.SIGUSR1)
+        assert "error" not in await assigned
 
 
 async def test_a_server_that_is_stopped_finishes_its_session(world: World, registry: SharedReplicaRegistry) -> None:
@@ -212,9 +237,8 @@ async def test_a_server_that_is_killed_leaves_at_once(world: World, registry: Sh
     _, joined = await world.join("gpu-a")
     await world.serve()
     await both_ready(registry, 1)
-    [server] = [pid for pid, line in descendants(joined.pid).items() if "fastvideo_server" in line]
-    os.kill(server, signal.SIGKILL)
-    await until(lambda: not registry.all(), "it has left", 5)
+    os.kill(server_of(joined), signal.SIGKILL)
+    await until(lambda: not registry.all(), "it has left", LEFT_SECONDS)
     assert await asyncio.wait_for(joined.wait(), SECONDS) == 128 + signal.SIGKILL
 
 
@@ -235,27 +259,20 @@ async def test_fastvideos_own_router_sees_readiness_too(world: World, registry: 
         name="router",
         SHARED_REGISTRY_HEALTH_CHECK_EXPECT='{"status": "ready"}',
     )
-    await world.run(*world.stand_in(url_port, {"warmup_seconds": 2.0}), name="server")
+    server = await world.run(*world.stand_in(url_port, {"warmup_seconds": LONG}), name="server")
 
     async def statuses() -> list[str]:
         with contextlib.suppress(httpx.TransportError):
             return [one["status"] for one in (await page(f"http://127.0.0.1:{port}/status")).json()["replicas"]]
         return []
 
-    async def is_warming() -> bool:
-        with contextlib.suppress(httpx.TransportError):
-            return bool((await page(f"{url}/readyz")).json()["status"] == "warming")
-        return False
+    async def are(status: str) -> bool:
+        return await statuses() == [status]
 
-    await until(is_warming, "the server warms up")
-    seen: set[str] = set()
-
-    async def is_healthy() -> bool:
-        found = await statuses()
-        seen.update(found)
-        return found == ["healthy"]
-
-    await until(is_healthy, "the server is ready")
+    await until(lambda: warms_up(url), "the server warms up")
+    await until(lambda: are("unhealthy"), "the router sees that")
+    server.send_signal(signal.SIGUSR1)
+    await until(lambda: are("healthy"), "the server is ready")
     assert (await page(f"{url}/readyz")).json()["status"] == "ready"
 
 
@@ -281,7 +298,7 @@ def test_the_chart_has_the_same_settings() -> None:
 
 async def test_kubernetes_reads_what_the_server_says(world: World) -> None:
     port = free_port()
-    await world.run(*world.stand_in(port, {"warmup_seconds": 2.0}), name="server")
+    server = await world.run(*world.stand_in(port, {"warmup_seconds": LONG}), name="server")
     words = [
         word.replace("127.0.0.1:8000", f"127.0.0.1:{port}") for word in values()["replicas"]["probe"]["exec"]["command"]
     ]
@@ -290,13 +307,9 @@ async def test_kubernetes_reads_what_the_server_says(world: World) -> None:
     async def probe() -> int:
         return await (await world.run(sys.executable, *words[1:], name="probe")).wait()
 
-    async def is_warming() -> bool:
-        with contextlib.suppress(httpx.TransportError):
-            return bool((await page(f"http://127.0.0.1:{port}/readyz")).json()["status"] == "warming")
-        return False
-
-    await until(is_warming, "the server warms up")
+    await until(lambda: warms_up(f"http://127.0.0.1:{port}"), "the server warms up")
     assert await probe() != 0
+    server.send_signal(signal.SIGUSR1)
 
     async def passes() -> bool:
         return await probe() == 0

@@ -324,7 +324,7 @@ async def test_outcomes_never_raise_without_redis_and_count_again_afterwards(
             await fail(registry, first)
             return not first.is_healthy
 
-        await until(counts_again, seconds=20)
+        await until(counts_again)
         assert registry.select() is None
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import socket
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager
@@ -15,6 +14,7 @@ import pytest
 from shared_registry import HttpProbe, Replica, ReplicaEndpoint, ReplicaStatus, RouterConfig, SharedReplicaRegistry
 from shared_registry.fastvideo import ReplicaRegistry
 from tests.support.replica_server import ReplicaServer
+from tests.support.scripted_routers import Refusing
 from tests.support.stand_ins import FOREVER_SECONDS, SharedState, make_shared_state, running
 from tests.support.until import until
 
@@ -230,9 +230,9 @@ async def test_a_status_of_400_or_more_is_a_failure(
 
 
 async def test_refusing_and_silent_replicas_are_failures_over_http(run: Run, place: SharedState) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        refusing = f"127.0.0.1:{free.getsockname()[1]}"
-    async with ReplicaServer() as server:
+    async with Refusing() as nobody, ReplicaServer() as server:
+        host, port = nobody.address
+        refusing = f"{host}:{port}"
         server.replica().is_hanging = True
         silent = server.url().removeprefix("http://")
         config = config_of(place, refusing, silent, health_check_timeout_seconds=0.1)

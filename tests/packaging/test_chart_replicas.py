@@ -64,7 +64,7 @@ async def test_the_server_goes_on_until_its_sessions_have_ended(
                 assert (join.returncode, hook.returncode) == (None, None)
                 await lease.release()
                 assert await asyncio.wait_for(hook.wait(), SECONDS) == 0
-                assert replica.admin is AdminState.REMOVED
+                await until(lambda: replica.admin is AdminState.REMOVED, "it has left")
             assert await asyncio.wait_for(join.wait(), SECONDS) == 0, pod.log("join")
 
 
@@ -130,4 +130,4 @@ async def test_a_wrapper_starts_the_server_and_ends_it_last(
             await until(lambda: replica.admin is AdminState.DRAINING, "it drains")
             assert await listens(port)
         assert await asyncio.wait_for(process.wait(), SECONDS) == 0, pod.log("replica")
-        assert replica.admin is AdminState.REMOVED
+        await until(lambda: replica.admin is AdminState.REMOVED, "it has left")

@@ -7,6 +7,8 @@ GET /readyz             200 {"status": "warming"} while the model loads, then {"
 GET /status             what the pool of GPUs does, and here also how many sessions were rejected
 WS  /v1/stream          the frames below. A second session is accepted, and then rejected with an error and 1013.
                         A segment runs to its end even if its client has gone, and keeps the session until then.
+
+SIGUSR1 ends the warm-up, and from then on each segment at once.
 """
 
 from __future__ import annotations
@@ -40,11 +42,16 @@ class StreamingServer:
         self._ready_at = time.monotonic() + warmup_seconds
         self._segment_seconds = segment_seconds
         self._is_taken = False
+        self._is_done = asyncio.Event()
         self.rejected = 0
+
+    def get_done(self) -> None:
+        """End the warm-up, and the segments."""
+        self._is_done.set()
 
     def page(self, connection: ServerConnection, request: Request) -> Response | None:
         """Answer a plain HTTP request."""
-        is_ready = time.monotonic() >= self._ready_at
+        is_ready = self._is_done.is_set() or time.monotonic() >= self._ready_at
         pool = {"total_gpus": 1, "available_gpus": int(is_ready and not self._is_taken), "queue_size": 0}
         pages: dict[str, dict[str, Any]] = {
             "/health": {"status": "ok"},
@@ -88,7 +95,8 @@ class StreamingServer:
 
     async def _segment(self, client: ServerConnection, segment: int) -> None:
         await _send(client, "ltx2_segment_start", segment_idx=segment, prompt="", total_steps=1)
-        await asyncio.sleep(self._segment_seconds)  # nothing ends the generator's work early
+        with contextlib.suppress(TimeoutError):  # nothing that its client does ends the generator's work early
+            await asyncio.wait_for(self._is_done.wait(), self._segment_seconds)
         await _send(client, "media_init", segment_idx=segment, stream_id="0", mode="av_fmp4")
         await client.send(FRAGMENT)
         await _send(client, "media_segment_complete", segment_idx=segment, stream_id="0", chunks=1)
@@ -103,6 +111,7 @@ async def run(server: StreamingServer, host: str, port: int) -> None:
     """Serve until SIGTERM."""
     ended = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, ended.set)
+    asyncio.get_running_loop().add_signal_handler(signal.SIGUSR1, server.get_done)
     async with serve(server.stream, host, port, process_request=server.page):
         await ended.wait()
 
