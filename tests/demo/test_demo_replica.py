@@ -76,8 +76,8 @@ async def test_a_session_with_a_wrong_start_is_refused() -> None:
 
 
 async def test_a_warming_replica_says_so_and_takes_no_session() -> None:
-    async with replica_process("--warmup-seconds", "1") as authority:
-        async with httpx.AsyncClient(base_url=f"http://{authority}", trust_env=False) as client:
+    async with replica_process("--warmup-seconds", "5") as authority:
+        async with httpx.AsyncClient(base_url=f"http://{authority}", trust_env=False, timeout=SECONDS) as client:
             assert (await client.get("/health")).json()["status"] == "ok"
             warming = await client.get("/readyz")
             assert (warming.status_code, warming.json()["status"]) == (200, "warming")
@@ -86,7 +86,7 @@ async def test_a_warming_replica_says_so_and_takes_no_session() -> None:
                 answer, code = await answer_and_close_code(connection)
                 assert (answer["code"], code) == ("warming", 1013)
             while await status_of(client) == "warming":
-                pass  # the requests themselves take their time
+                await asyncio.sleep(0.02)
             assert await status_of(client) == "ready"
         async with session(authority) as connection:
             await connection.send(INIT)
@@ -95,7 +95,10 @@ async def test_a_warming_replica_says_so_and_takes_no_session() -> None:
 
 async def test_chat_is_answered_at_once_or_word_by_word() -> None:
     asked = {"model": "m", "messages": [{"role": "user", "content": "good morning"}]}
-    async with replica_process() as authority, httpx.AsyncClient(base_url=f"http://{authority}") as client:
+    async with (
+        replica_process() as authority,
+        httpx.AsyncClient(base_url=f"http://{authority}", trust_env=False, timeout=SECONDS) as client,
+    ):
         whole = (await client.post("/v1/chat/completions", json=asked)).json()
         assert whole["choices"][0]["message"]["content"] == "mock heard: good morning"
         async with client.stream("POST", "/v1/chat/completions", json=asked | {"stream": True}) as response:
