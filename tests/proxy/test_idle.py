@@ -98,5 +98,5 @@ async def test_a_router_with_nothing_to_do_wakes_seldom(
         alarms = Alarms(asyncio.get_running_loop(), monkeypatch)
         await until(lambda: alarms.counts["/registry/membership.py"], "a heartbeat")
         alarms.counts.clear()
-        await until(lambda: alarms.counts["/registry/membership.py"] == HEARTBEATS, "heartbeats")
+        await until(lambda: alarms.counts["/registry/membership.py"] >= HEARTBEATS, "heartbeats")
     assert alarms.counts.total() <= HEARTBEATS * MOST_AT_A_HEARTBEAT, alarms.counts

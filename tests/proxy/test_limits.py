@@ -76,11 +76,11 @@ async def test_a_response_that_does_not_begin_is_given_up(start_router: StartRou
 async def test_a_response_that_has_begun_may_pause_for_longer(start_router: StartRouter) -> None:
     async def pause(head: bytes, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 6\r\n\r\none")
-        await asyncio.sleep(1.2)
+        await asyncio.sleep(3.0)
         writer.write(b"two")
 
     async with RawBackend(pause) as backend:
-        router = await start_router(backend.url, first_byte_timeout_seconds=0.5)
+        router = await start_router(backend.url, first_byte_timeout_seconds=2.0)
         assert (await router.http.get("/slow", timeout=60)).content == b"onetwo"
 
 
@@ -93,7 +93,7 @@ async def test_a_stream_without_end_is_broken_off_in_time(start_router: StartRou
             await asyncio.sleep(0.05)
 
     async with RawBackend(stream) as backend:
-        router = await start_router(backend.url, total_timeout_seconds=1.0)
+        router = await start_router(backend.url, total_timeout_seconds=2.0)
         with pytest.raises(httpx.RemoteProtocolError):
             await router.http.post("/stream", timeout=60)
         await until(lambda: no_slot_is_taken(router), "the slot is free")
@@ -128,7 +128,7 @@ async def test_the_wait_for_a_slot_counts(start_router: StartRouter) -> None:
 async def test_a_client_above_the_limit_gets_only_own_pages(start_router: StartRouter) -> None:
     async with Backend() as backend:
         router = await start_router(backend.url, max_clients=2)
-        async with httpx.AsyncClient(base_url=router.http.base_url, trust_env=False) as another:
+        async with httpx.AsyncClient(base_url=router.http.base_url, trust_env=False, timeout=60) as another:
             async with connected(router), connected(router):
 
                 async def is_refused() -> bool:
@@ -138,7 +138,7 @@ async def test_a_client_above_the_limit_gets_only_own_pages(start_router: StartR
                 assert (await another.get("/healthz")).status_code == 200
 
             async def is_served() -> bool:
-                async with httpx.AsyncClient(base_url=router.http.base_url, trust_env=False) as newcomer:
+                async with httpx.AsyncClient(base_url=router.http.base_url, trust_env=False, timeout=60) as newcomer:
                     return (await newcomer.get("/who")).status_code == 200
 
             await until(is_served, "there is room again")

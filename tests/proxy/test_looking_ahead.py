@@ -70,7 +70,7 @@ async def test_a_model_that_never_comes_ends_with_408(server: EmbeddedServer, na
 
 
 async def test_the_total_time_includes_the_search_for_the_model(server: EmbeddedServer, namespace: str) -> None:
-    async with by_model(server, namespace, total_timeout_seconds=0.5) as router:
+    async with by_model(server, namespace, total_timeout_seconds=1.0) as router:
         assert (await answer_to(router, HEAD + b'{"mod')).startswith(b"HTTP/1.1 504 ")
 
 

@@ -86,9 +86,12 @@ def test_a_long_path_costs_little_time() -> None:
 
 def test_a_long_way_up_costs_little_time() -> None:
     path = b"/" + b"a/" * 15_000 + b"../" * 11_000
-    begun = time.process_time()
-    assert normal_path(path) == b"/" + b"/".join([b"a"] * 4_000)
-    assert time.process_time() - begun < 0.05
+    took = []
+    for _ in range(5):  # a busy machine delays one of them or another
+        begun = time.process_time()
+        assert normal_path(path) == b"/" + b"/".join([b"a"] * 4_000)
+        took.append(time.process_time() - begun)
+    assert min(took) < 0.05
 
 
 @pytest.mark.parametrize(

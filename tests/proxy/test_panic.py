@@ -76,7 +76,8 @@ async def test_dead_ones_among_them_cost_a_session_two_tries(
     start_router: StartRouter, three: list[Doubtful], caplog: pytest.LogCaptureFixture
 ) -> None:
     async with doubtful(3) as dead:
-        router = await start_router(*(one.url for one in (*dead, *three)), **SETTINGS)
+        urls = [one.url for one in (*dead, *three)]
+        router = await start_router(*urls, local_cooldown_seconds=600.0, **SETTINGS)
         for one in three:
             one.is_ill = True
     await until_unhealthy(router, 6)

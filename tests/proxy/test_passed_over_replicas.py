@@ -83,7 +83,7 @@ async def test_a_silent_replica_is_passed_over_in_time(start_router: StartRouter
         await asyncio.Event().wait()
 
     async with RawBackend(silence) as first:
-        router = await start_router(first.url, second.url, connect_timeout_seconds=0.2, refresh_seconds=0.02, **NEVER)
+        router = await start_router(first.url, second.url, connect_timeout_seconds=1.5, refresh_seconds=0.02, **NEVER)
         async with connect(f"{router.ws}/v1/stream", proxy=None) as client:
             await client.send("hello")
             assert await client.recv() == "hello"
@@ -152,7 +152,7 @@ async def test_a_closed_kept_connection_does_not_harm_the_client(start_router: S
 
     answered: list[bytes] = []
     async with RawBackend(answer_once) as replica:
-        router = await start_router(replica.url)
+        router = await start_router(replica.url, replica_idle_seconds=60.0)
         for _ in range(3):
             assert (await router.http.get("/")).status_code == 200
         assert len(answered) == 5

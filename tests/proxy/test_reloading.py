@@ -72,7 +72,7 @@ def times(router: RouterProcess, text: str) -> int:
 
 
 async def urls(router: RouterProcess) -> list[str]:
-    async with httpx.AsyncClient(base_url=router.url, trust_env=False) as http:
+    async with httpx.AsyncClient(base_url=router.url, trust_env=False, timeout=SECONDS) as http:
         return [replica["url"] for replica in (await http.get("/status")).json()["replicas"]]
 
 
@@ -88,7 +88,7 @@ async def test_a_new_replica_gets_sessions_and_live_ones_go_on(
         hang_up(router)
 
         async def both_serve() -> bool:
-            async with httpx.AsyncClient(base_url=router.url, trust_env=False) as http:
+            async with httpx.AsyncClient(base_url=router.url, trust_env=False, timeout=SECONDS) as http:
                 found = (await http.get("/status")).json()["replicas"]
             return [replica["status"] for replica in found] == ["healthy"] * 2
 
@@ -98,7 +98,7 @@ async def test_a_new_replica_gets_sessions_and_live_ones_go_on(
             assert await second.recv() == "after"
         await client.send("still")
         assert await client.recv() == "still"
-    assert router.has_said("reload: replicas: took effect")
+    await until(lambda: router.has_said("reload: replicas: took effect"), "the reload is logged")
 
 
 async def test_a_replica_gone_from_the_file_stays_and_is_named(
@@ -117,7 +117,7 @@ async def test_changed_settings_are_reported_with_those_that_need_a_restart(
 ) -> None:
     file.write(max_frame_bytes=2048, max_queue=7)
     router = await start_process(backend.url, words=file.words)
-    async with httpx.AsyncClient(base_url=router.url, trust_env=False) as http:
+    async with httpx.AsyncClient(base_url=router.url, trust_env=False, timeout=SECONDS) as http:
         assert (await http.get("/closed/a")).status_code == 200
         file.write(routes=[{"path": "/closed/*", "place": "none"}], max_queue=9, peer_timeout_seconds=33)
         hang_up(router)
@@ -205,7 +205,7 @@ async def test_health_checks_and_the_published_fingerprint_follow(
     hang_up(router)
 
     async def is_unhealthy() -> bool:
-        async with httpx.AsyncClient(base_url=router.url, trust_env=False) as http:
+        async with httpx.AsyncClient(base_url=router.url, trust_env=False, timeout=SECONDS) as http:
             found = (await http.get("/status")).json()["replicas"][0]
         return bool(found["status"] == "unhealthy" and found["consecutive_failures"] >= 4)
 

@@ -111,12 +111,12 @@ async def test_signs_of_life_come_until_the_process_hangs(
 async def test_a_worker_that_hangs_is_replaced_by_another(
     start_process: StartProcess, backend: Backend, manager: ServiceManager
 ) -> None:
-    router = await start_process(backend.url, environ=service(manager, WATCHDOG_USEC="4000000"), workers=2)
+    router = await start_process(backend.url, environ=service(manager, WATCHDOG_USEC="8000000"), workers=2)
     await until(lambda: manager.has("READY"), "it is ready")
     before = set(descendants(router.command.process.pid))
     victim = min(before)
     os.kill(victim, signal.SIGSTOP)
-    await until(lambda: router.has_said("has not responded for 4 s; killing it"), "the watchdog ends it")
+    await until(lambda: router.has_said("has not responded for 8 s; killing it"), "the watchdog ends it")
 
     def is_replaced() -> bool:
         now = set(descendants(router.command.process.pid))

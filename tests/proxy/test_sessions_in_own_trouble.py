@@ -157,7 +157,7 @@ async def test_a_replica_that_refuses_connections_still_counts_as_failed(
 async def test_the_pages_show_the_routers_own_trouble(
     start_router: StartRouter, backends: list[Backend], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(parts, "QUIET_SECONDS", 0.5)
+    monkeypatch.setattr(parts, "QUIET_SECONDS", 3.0)
     router = await start_router(backends[0].url, **NEVER | {"health_check_interval_seconds": 0.2})
     assert (await router.status())["is_in_trouble"] is False
     with out_of_descriptors():

@@ -171,8 +171,7 @@ async def test_the_router_serves_during_an_outage_and_reports_it(
 ) -> None:
     """It is not ready when the outage has lasted too long."""
     redis = own_server()
-    fast = {"refresh_seconds": 0.1, "redis_timeout_seconds": 0.2}
-    router = await start_router(backend.url, redis_url=redis.url, max_staleness_seconds=0.8, **fast)
+    router = await start_router(backend.url, redis_url=redis.url, max_staleness_seconds=4.0)
     await asyncio.to_thread(redis.kill)
     assert (await router.http.get("/served")).status_code == 200
     assert (await router.status())["replicas"][0]["status"] == "healthy"

@@ -31,6 +31,9 @@ HANDSHAKE_FIELDS = (
     b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
 )
 
+KEEP = httpx.Limits(keepalive_expiry=600.0)
+"""For a client whose connection has to be there when the router accepts no other."""
+
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 
@@ -77,8 +80,8 @@ async def test_live_sessions_finish_while_another_router_leads(start_process: St
     first = await start_process(backend.url, grace_seconds=30, lease_seconds=60)
     second = await start_process(backend.url, lease_seconds=60)
     async with (
-        httpx.AsyncClient(base_url=first.url, trust_env=False) as http,
-        httpx.AsyncClient(base_url=second.url, trust_env=False) as other,
+        httpx.AsyncClient(base_url=first.url, trust_env=False, timeout=SECONDS, limits=KEEP) as http,
+        httpx.AsyncClient(base_url=second.url, trust_env=False, timeout=SECONDS) as other,
         connect(f"{first.ws}/v1/stream", proxy=None) as client,
         http.stream("GET", "/events") as events,
     ):
@@ -118,7 +121,7 @@ async def test_unfinished_sessions_are_closed_after_grace_or_second_signal(
 ) -> None:
     router = await start_process(backend.url, grace_seconds=30 if is_impatient else 0.3)
     async with (
-        httpx.AsyncClient(base_url=router.url, trust_env=False) as http,
+        httpx.AsyncClient(base_url=router.url, trust_env=False, timeout=SECONDS) as http,
         connect(f"{router.ws}/v1/stream", proxy=None) as client,
         http.stream("GET", "/events") as events,
     ):
@@ -184,7 +187,7 @@ async def test_a_router_waiting_for_redis_survives_other_signals(
     for number in (signal.SIGHUP, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
         router.command.process.send_signal(number)
         await asyncio.sleep(0.05)
-    async with httpx.AsyncClient(base_url=router.url, trust_env=False) as http:
+    async with httpx.AsyncClient(base_url=router.url, trust_env=False, timeout=SECONDS) as http:
         assert (await http.get("/healthz")).status_code == 200
     router.command.process.send_signal(signal.SIGQUIT)
     assert await ended(router) == 0
@@ -208,7 +211,7 @@ async def test_a_closed_terminal_does_not_end_the_router(server: EmbeddedServer,
                 said += await asyncio.to_thread(os.read, here, 4096)
             url = next(json.loads(line)["url"] for line in said.splitlines() if b'"url"' in line)
             os.close(here)
-            async with httpx.AsyncClient(base_url=url, trust_env=False) as http:
+            async with httpx.AsyncClient(base_url=url, trust_env=False, timeout=SECONDS) as http:
                 for _ in range(5):
                     assert (await http.get("/healthz")).status_code == 200
                     await asyncio.sleep(0.1)

@@ -70,11 +70,12 @@ class OneSession:
         messages: What the sessions received.
     """
 
-    def __init__(self, *, seconds_to_clean_up: float = 0.0, is_prompt: bool = False) -> None:
+    def __init__(self, *, cleans_up: bool = False, is_prompt: bool = False) -> None:
+        """Set up; if it cleans up, it takes the next session a moment later, and after the first one has rejected."""
         self.rejected = 0
         self.messages: list[Any] = []
         self._is_taken = False
-        self._seconds_to_clean_up = seconds_to_clean_up
+        self._cleans_up = cleans_up
         self._is_prompt = is_prompt
 
     async def __call__(self, client: ServerConnection) -> None:
@@ -92,7 +93,9 @@ class OneSession:
             async for message in client:
                 await client.send(message)
         finally:
-            await asyncio.sleep(self._seconds_to_clean_up)
+            if self._cleans_up:
+                await asyncio.sleep(0.03)
+                await until(lambda: self.rejected, "another session was rejected meanwhile")
             self._is_taken = False
 
 
@@ -155,7 +158,7 @@ async def test_all_who_wait_get_their_stream_one_after_the_other(
 ) -> None:
     """The replica needs a moment after each session before it takes the next one, which its capacity does not say."""
     monkeypatch.setattr(dispatch, "BUSY_PAUSE_SECONDS", 0.02)
-    replica = OneSession(seconds_to_clean_up=0.03, is_prompt=is_prompt)
+    replica = OneSession(cleans_up=True, is_prompt=is_prompt)
     async with serve(replica, "127.0.0.1", 0, process_request=healthy) as server:
         url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
         router = await start(start_router, url, capacity=1, queue_timeout_seconds=3 * SECONDS)

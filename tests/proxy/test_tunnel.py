@@ -296,7 +296,7 @@ async def test_a_side_that_never_answers_a_close_is_cut(sessions: Sessions, *, i
         await sessions.is_over()
 
 
-@pytest.mark.usefixtures("brief")
+@pytest.mark.usefixtures("patient")
 @pytest.mark.parametrize("is_client_first", [False, True])
 async def test_nothing_follows_a_close_frame(sessions: Sessions, *, is_client_first: bool) -> None:
     async with sessions.session() as ends:

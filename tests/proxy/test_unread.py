@@ -83,7 +83,7 @@ async def test_a_request_that_meets_a_closed_end_was_not_read(kept: Kept) -> Non
 
 async def test_nothing_is_sent_on_a_connection_whose_end_is_known(kept: Kept) -> None:
     kept.replica.close()
-    await asyncio.sleep(0.01)
+    await until(lambda: not kept.connection.is_reusable, "the end is known")
     with pytest.raises(ReplicaBroke):
         await kept.post()
     assert kept.connection.is_unread

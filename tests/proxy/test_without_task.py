@@ -76,7 +76,8 @@ async def front(start_router: StartRouter) -> AsyncIterator[StartFront]:
         replica = RawBackend(handle)
         await replica.__aenter__()
         stacks.append(replica)
-        router = await start_router(replica.url, *others, routes=ANY, admin_port=0, **settings)
+        kept = {"routes": ANY, "admin_port": 0, "replica_idle_seconds": 60.0}
+        router = await start_router(replica.url, *others, **(kept | settings))
         connection = connected(router)
         client = await connection.__aenter__()
         stacks.append(connection)
