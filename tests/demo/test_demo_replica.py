@@ -16,6 +16,7 @@ from websockets.exceptions import ConnectionClosed
 
 from shared_registry.demo import replica
 from tests.support.command import ROOT
+from tests.support.until import until
 
 INIT = json.dumps({"type": "session_init_v2", "client_id": "client-7"})
 READY = {"type": "session_ready", "replica": "mock", "client_id": "client-7"}
@@ -85,9 +86,11 @@ async def test_a_warming_replica_says_so_and_takes_no_session() -> None:
                 await connection.send(INIT)
                 answer, code = await answer_and_close_code(connection)
                 assert (answer["code"], code) == ("warming", 1013)
-            while await status_of(client) == "warming":
-                await asyncio.sleep(0.02)
-            assert await status_of(client) == "ready"
+
+            async def is_ready() -> bool:
+                return await status_of(client) == "ready"
+
+            await until(is_ready, "it has warmed up")
         async with session(authority) as connection:
             await connection.send(INIT)
             assert json.loads(await connection.recv()) == READY

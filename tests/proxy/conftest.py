@@ -167,7 +167,12 @@ async def router_of_its_own(server: EmbeddedServer, replica: str) -> AsyncIterat
     """Run a router in front of one replica, in a namespace that nobody else uses."""
     namespace = f"shared.{secrets.token_hex(6)}"
     endpoints = [ReplicaEndpoint(replica, primary=True)]
-    own = {"redis_url": server.url, "namespace": namespace, "replicas": endpoints, "lease_seconds": 60.0}
+    own: dict[str, Any] = {
+        "redis_url": server.url,
+        "namespace": namespace,
+        "replicas": endpoints,
+        "lease_seconds": 60.0,
+    }
     async with running_router(RouterConfig(**FAST, **own)) as router:
         await until(lambda: all_healthy(router, 1), "the replica is healthy")
         yield router

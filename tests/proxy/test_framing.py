@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import json
 import re
 import select
@@ -261,15 +262,17 @@ async def test_nothing_is_written_into_a_response_in_progress(
         writer.write(b"4\r\nhalf\r\n0\r\n\r\n" if is_chunked else b"half")
 
     async with RawBackend(in_two_halves) as replica:
-        router = await start_router(replica.url, header_timeout_seconds=0.3)
+        router = await start_router(replica.url)
         async with contextlib.AsyncExitStack() as stack:
             clients = []
-            for behind in BEHIND_A_REQUEST:  # one by one, since the time for a head begins with its connection
+            for _ in BEHIND_A_REQUEST:
                 client = await stack.enter_async_context(connected(router))
                 clients.append(client)
                 await client.send(b"GET /first HTTP/1.1\r\nHost: a\r\n\r\n")
                 async with asyncio.timeout(SECONDS):
                     await client.reader.readuntil(b"half" + (b"\r\n" if b"chunked" in framing else b""))
+            router.router.reload(dataclasses.replace(router.router.config, header_timeout_seconds=0.3))
+            for client, behind in zip(clients, BEHIND_A_REQUEST, strict=True):
                 await client.send(behind)
             await until(lambda: "408 request_timeout" in caplog.text, "the head that is late is refused")
             go_on.set()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import json
 from collections.abc import AsyncIterator
 from typing import Any
@@ -146,11 +147,7 @@ async def test_a_session_comes_back_to_its_replica(
 async def test_a_first_message_names_the_session_and_is_forwarded(
     fast: dict[str, Any], backends: list[Backend]
 ) -> None:
-    config = RouterConfig(
-        **{**fast, "header_timeout_seconds": 0.3},
-        replicas=endpoints(backends, capacity=0),
-        session_key="first_frame.client_id",
-    )
+    config = RouterConfig(**fast, replicas=endpoints(backends, capacity=0), session_key="first_frame.client_id")
     async with running_router(config) as router:
         await until(lambda: is_ready(router, 2), "both are healthy")
 
@@ -169,6 +166,10 @@ async def test_a_first_message_names_the_session_and_is_forwarded(
 
         places = [await visit("ann") for _ in range(4)]
         assert len(set(places)) == 1
+        async with stream(router, "/v1/stream?reject=401") as session:
+            await session.send("hello")
+            assert json.loads(await session.recv())["message"] == "the replica refused the session: HTTP 401"
+        router.router.reload(dataclasses.replace(router.router.config, header_timeout_seconds=0.3))
         async with stream(router) as session:
             error = json.loads(await session.recv())
             assert (error["code"], error["retryable"]) == ("bad_request", False)
@@ -178,9 +179,6 @@ async def test_a_first_message_names_the_session_and_is_forwarded(
             assert closed.value.rcvd.code == 1008
         async with stream(router) as session:
             session.transport.abort()
-        async with stream(router, "/v1/stream?reject=401") as session:
-            await session.send("hello")
-            assert json.loads(await session.recv())["message"] == "the replica refused the session: HTTP 401"
         await settles(router, 0, 0)
 
 

@@ -30,7 +30,7 @@ class Kind:
         command: Returns its command line, up to the name of the configuration file.
         listen: How the configuration says where clients connect: what is replaced there.
         here: And with what, given the port.
-        shortened: What to replace so that all its limits are a second, but the one for a silent WebSocket.
+        shortened: What to replace so that all its limits are two seconds, but the one for a silent WebSocket.
         settings: What else to replace: settings that a test process must have.
     """
 
@@ -48,7 +48,7 @@ KINDS: dict[str, Kind] = {
         lambda folder: [find_program("nginx", "nginx-light"), "-p", folder, "-e", "stderr", "-g", _NGINX, "-c"],
         "listen 8443 ssl",
         "listen 127.0.0.1:{port} ssl",
-        {"330s": "1s", "55s": "1s", "60s": "1s"},
+        {"330s": "2s", "55s": "2s", "60s": "2s"},
         {"worker_processes auto": "worker_processes 1", "http {\n": "http {\n" + "access_log off;\n"},
     ),
     "haproxy": Kind(
@@ -56,7 +56,7 @@ KINDS: dict[str, Kind] = {
         lambda _: [find_program("haproxy"), "-db", "-f"],
         "bind :8443",
         "bind 127.0.0.1:{port}",
-        {"330s": "1s", "55s": "1s", "60s": "1s"},
+        {"330s": "2s", "55s": "2s", "60s": "2s"},
         {"maxconn 16384": "maxconn 2000"},  # a test's limit of descriptors may be lower
     ),
     "envoy": Kind(
@@ -72,7 +72,7 @@ KINDS: dict[str, Kind] = {
         ],
         "address: 0.0.0.0, port_value: 8443",
         "address: 127.0.0.1, port_value: {port}",
-        {"330s": "1s", "55s": "1s", "60s": "1s"},
+        {"330s": "2s", "55s": "2s", "60s": "2s"},
         {},
     ),
 }
@@ -113,7 +113,7 @@ async def edge_before(
         name: One of `KINDS`.
         folder: For its files; of this test alone.
         routers: The two addresses.
-        is_shortened: Whether all limits are a second, but that of a silent WebSocket.
+        is_shortened: Whether all limits are two seconds, but that of a silent WebSocket.
     """
     kind = KINDS[name]
     command = kind.command(folder)

@@ -143,12 +143,16 @@ async def test_a_hundred_at_once_never_exceed_the_capacity(start_router: StartRo
             async def ask(at: int) -> str | None:
                 asked = (client, other)[at % 2].chat.completions
                 if at % 4 < 2:
-                    whole: str | None = (await asked.create(model="m", **ASKED)).choices[0].message.content
+                    whole: str | None = (await asked.create(model="hold", **ASKED)).choices[0].message.content
                     return whole
                 stream = await asked.create(model="m", stream=True, **ASKED)
                 return "".join([chunk.choices[0].delta.content or "" async for chunk in stream])
 
-            assert await asyncio.gather(*(ask(at) for at in range(100))) == [TEXT] * 100
+            asking = asyncio.gather(*(ask(at) for at in range(100)))
+            await until(lambda: all(chat.under_way == 3 for chat in chats), "all slots are taken")
+            for chat in chats:
+                chat.go_on.set()
+            assert await asking == [TEXT] * 100
         assert [chat.most for chat in chats] == [3, 3]
         await until_free(first, *chats)
 
