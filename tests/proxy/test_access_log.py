@@ -23,6 +23,7 @@ from shared_registry.aio.stop_signals import StopRequest
 from shared_registry.config import RouterConfig
 from shared_registry.embedded import EmbeddedServer
 from shared_registry.errors import ConfigError
+from shared_registry.proxy import log_file
 from shared_registry.proxy import server as router_server
 from shared_registry.proxy.access_log import LONGEST_PATH, AccessLog, shown_path
 from shared_registry.proxy.access_record import Ended
@@ -98,7 +99,8 @@ class Logged:
 
 
 @pytest.fixture
-def log(start_router: StartRouter, tmp_path: Path) -> Logged:
+def log(start_router: StartRouter, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Logged:
+    monkeypatch.setattr(log_file, "LAST_SECONDS", SECONDS)
     return Logged(start_router, tmp_path / "access.log")
 
 
