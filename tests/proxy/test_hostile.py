@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -271,10 +272,11 @@ async def test_slow_senders_are_disconnected_and_delay_no_other_client(
 
 
 async def test_a_kept_connection_has_the_same_bound(start_router: StartRouter, backend: Backend) -> None:
-    router = await start_router(backend.url, header_timeout_seconds=0.2)
+    router = await start_router(backend.url)
     reader, writer = await asyncio.open_connection(*router.address)
     writer.write(b"GET /answer?status=200&body=ok HTTP/1.1\r\nHost: a\r\n\r\n")
     assert (await reader.readuntil(b"ok")).startswith(b"HTTP/1.1 200 ")
+    router.router.reload(dataclasses.replace(router.router.config, header_timeout_seconds=0.2))
     await asyncio.sleep(0.3)  # an idle one has not
     writer.write(b"GET / HTTP/1.1\r\nHost:")
     assert (await asyncio.wait_for(reader.read(), SECONDS)).startswith(b"HTTP/1.1 408 ")
