@@ -16,6 +16,8 @@ from tests.support.sharing_routers import Sharing, sharing
 from tests.support.until import until
 
 NAMESPACE = "refused"
+LASTING = {"lease_seconds": 6.0, "router_expiry_seconds": 15.0}
+"""So long that a machine that stands still ends no lease."""
 
 
 def raw(server: EmbeddedServer) -> Any:
@@ -40,7 +42,7 @@ async def test_at_maxmemory_the_lead_ends_and_nothing_is_replayed(
 ) -> None:
     """Nobody can be elected at `maxmemory` either, so that one resignation is all."""
     server = own_server()
-    async with sharing(server, NAMESPACE, routers=2, replicas=3, probing=probing) as fleet:
+    async with sharing(server, NAMESPACE, routers=2, replicas=3, probing=probing, **LASTING) as fleet:
         if probing == "shared":
             await fleet.until_shared_by(fleet.routers)
         first, sick = await fleet.until_led(), fleet.replicas.replica(fleet.hosts[1])
@@ -65,7 +67,7 @@ async def test_a_lone_leader_goes_on_and_says_so(
     own_server: Callable[..., EmbeddedServer], caplog: pytest.LogCaptureFixture
 ) -> None:
     server = own_server()
-    async with sharing(server, NAMESPACE, routers=1, replicas=3, probing="leader") as fleet:
+    async with sharing(server, NAMESPACE, routers=1, replicas=3, probing="leader", **LASTING) as fleet:
         raw(server).config_set("maxmemory", 1)
         with caplog.at_level(logging.WARNING):
             await until(lambda: any("no other router can lead" in text for text in caplog.messages))
@@ -90,8 +92,8 @@ async def test_another_router_leads_if_the_leaders_user_lacks_a_right(
     server = own_server()
     raw(server).execute_command("ACL", "SETUSER", "limited", "on", ">secret", "+@all", "~*", "&*")
     url = server.url.replace("redis://", "redis://limited:secret@")
-    async with sharing(server, NAMESPACE, routers=1, replicas=3, probing="leader", redis_url=url) as fleet:
-        second = await fleet.start(probing="leader")
+    async with sharing(server, NAMESPACE, routers=1, replicas=3, probing="leader", redis_url=url, **LASTING) as fleet:
+        second = await fleet.start(probing="leader", **LASTING)
         try:
             limit(server, "limited")
         except ResponseError:
@@ -107,7 +109,7 @@ async def test_the_lead_does_not_go_round_without_the_right(
 ) -> None:
     """The second leader sees why the first one resigned, fares alike, and stays."""
     server = own_server()
-    async with sharing(server, NAMESPACE, routers=3, replicas=3, probing="leader") as fleet:
+    async with sharing(server, NAMESPACE, routers=3, replicas=3, probing="leader", **LASTING) as fleet:
         first = await fleet.until_led()
         try:
             limit(server, "default")
