@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from redis.asyncio import BlockingConnectionPool
 from redis.asyncio.sentinel import MasterNotFoundError, Sentinel, SentinelConnectionPool
-from redis.exceptions import AuthenticationError, RedisError
+from redis.exceptions import AuthenticationError, InvalidResponse, RedisError
 
 from shared_registry.aio.time_limit import time_limit
 from shared_registry.store.failover import Failover
@@ -38,12 +38,19 @@ class _Renewing(_Base):
         failover.add(self.close_outdated)
 
     async def ensure_connection(self, connection: AbstractConnection) -> None:
-        """Connect. A connection of an earlier generation is closed and made anew."""
+        """Connect. A connection of an earlier generation is closed and made anew.
+
+        So is a connection on which something came that is no reply. redis-py before 8 would fail with it for ever.
+        """
         self._idle.discard(connection)
         if self._is_outdated(connection):
             await connection.disconnect(nowait=True)
         self._made_in[connection] = self.failover.generation
-        await super().ensure_connection(connection)
+        try:
+            await super().ensure_connection(connection)
+        except InvalidResponse:
+            await connection.disconnect(nowait=True)
+            await super().ensure_connection(connection)
 
     async def release(self, connection: AbstractConnection) -> None:
         """Return a connection to the pool, and close it if it is of an earlier generation."""

@@ -34,6 +34,7 @@ from shared_registry.store.keys import Keys
 from shared_registry.store.reader import Reader
 from shared_registry.store.replies import Elected
 from shared_registry.store.verification import verify_server
+from tests.support.faulty_proxy import FaultyProxy
 from tests.support.space import THRESHOLDS, A, info
 from tests.support.until import until
 
@@ -47,6 +48,18 @@ async def connected(url: str) -> AsyncIterator[Clients]:
         yield clients
     finally:
         await clients.close()
+
+
+async def test_a_connection_with_what_is_no_reply_is_replaced(own_server: OwnServer) -> None:
+    async with FaultyProxy(own_server().port) as proxy, connected(proxy.url) as clients:
+        for redis in (clients.commands, clients.blocking):
+            await redis.ping()
+            proxy.adds = b"\r\n"
+            with contextlib.suppress(exceptions.RedisError):
+                await redis.ping()
+            with contextlib.suppress(exceptions.RedisError):
+                await redis.ping()
+            await redis.ping()
 
 
 async def use_everything(clients: Clients, namespace: str) -> None:

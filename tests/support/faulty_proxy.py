@@ -22,6 +22,7 @@ class FaultyProxy:
             what was sent earlier, what is sent later on this connection is swallowed too.
         loses_replies: The same for what the server sends.
         cuts_at_reply: The next reply ends its connection instead of arriving: the command was executed.
+        adds: What arrives together with the next reply, once, although no server would send it.
         refuses: New connections are closed at once.
         connections: How many were accepted.
         left: How many of them clients have closed.
@@ -36,6 +37,7 @@ class FaultyProxy:
         self.loses_commands = False
         self.loses_replies = False
         self.cuts_at_reply = False
+        self.adds = b""
         self.refuses = False
         self.connections = 0
         self.left = 0
@@ -57,6 +59,7 @@ class FaultyProxy:
             loses_commands=False,
             loses_replies=False,
             cuts_at_reply=False,
+            adds=b"",
             refuses=False,
         )
 
@@ -109,12 +112,15 @@ class FaultyProxy:
                 is_lost |= self.loses_replies if is_reply else self.loses_commands
                 if is_lost:
                     continue
-                for at in range(0, len(data), self.piece_bytes):
+                if is_reply and self.adds:
+                    data, self.adds = data + self.adds, b""
+                while data:
                     if self.gate is not None:
                         await self._wait_at(self.gate)
                     if self.delay_seconds:
                         await asyncio.sleep(self.delay_seconds)
-                    sink.write(data[at : at + self.piece_bytes])
+                    piece, data = data[: self.piece_bytes], data[self.piece_bytes :]
+                    sink.write(piece)
                     await sink.drain()
 
     async def _wait_at(self, gate: asyncio.Event) -> None:
