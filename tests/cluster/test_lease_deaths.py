@@ -16,6 +16,7 @@ from shared_registry import RouterConfig, SharedReplicaRegistry
 from shared_registry.admin.check import find_violations
 from shared_registry.embedded import EmbeddedServer
 from shared_registry.model import EventKind
+from tests.support.effort import takes_long
 from tests.support.lease_cluster import PATIENCE, Cluster, held_by, operator_settings, settings
 from tests.support.replica_fleet import fleet, leases, read_loads
 from tests.support.space import Space, on_server
@@ -125,6 +126,7 @@ async def set_clock_back(_: EmbeddedServer, space: Space) -> None:
     space.raw.eval(_SHIFT, 2, space.keys.routers, space.keys.meta, HOUR_MS)
 
 
+@takes_long
 async def test_no_live_router_is_reaped_after_outages_or_clock_jumps(
     server: EmbeddedServer, space: Space, cluster: Cluster
 ) -> None:

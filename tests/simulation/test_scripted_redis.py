@@ -9,6 +9,7 @@ from redis import Redis
 from redis.exceptions import ResponseError
 
 from shared_registry.embedded import EmbeddedServer
+from tests.support.effort import takes_long
 from tests.support.scenario import ScriptRunner, run_scenario
 from tests.support.simulation.keyspace import NEED_MEMORY, NEED_NO_MEMORY, Keyspace, ReplyError, id_of
 from tests.support.simulation.lua_runner import LuaRunner
@@ -132,6 +133,7 @@ def number(word: Any) -> Any:
         return word
 
 
+@takes_long
 async def test_it_answers_as_a_real_server_does(space: Space, server: EmbeddedServer) -> None:
     with Redis.from_url(server.url, decode_responses=True, protocol=2) as raw:
         runner = OnBoth(space, raw)
