@@ -67,6 +67,7 @@ def settings(number: int, server: EmbeddedServer) -> RouterConfig:
         health_check_interval_seconds=0.3,
         fast_interval_seconds=0.1,
         failure_threshold=1 + number,
+        lease_seconds=60.0,  # a pause of this machine elects nobody, which the page would show
     )
 
 
