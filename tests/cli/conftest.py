@@ -26,8 +26,12 @@ def keys(namespace: str) -> Keys:
 
 @pytest.fixture
 def variables(server: EmbeddedServer, namespace: str) -> dict[str, str]:
-    """The variables that lead the command to this test's namespace."""
-    return {"SHARED_REGISTRY_REDIS_URL": server.url, "SHARED_REGISTRY_NAMESPACE": namespace}
+    """The variables that lead the command to this test's namespace, and let Redis answer late on a busy machine."""
+    return {
+        "SHARED_REGISTRY_REDIS_URL": server.url,
+        "SHARED_REGISTRY_NAMESPACE": namespace,
+        "SHARED_REGISTRY_REDIS_TIMEOUT_SECONDS": "20",
+    }
 
 
 @pytest.fixture
