@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Callable
 from typing import Any
@@ -18,6 +19,8 @@ from tests.support.until import until
 NAMESPACE = "refused"
 LASTING = {"lease_seconds": 6.0, "router_expiry_seconds": 15.0}
 """So long that a machine that stands still ends no lease."""
+TOO_OLD_SECONDS = 2.0
+"""Twice as old as results may be that are still reported: a probe's time limit and an interval."""
 
 
 def raw(server: EmbeddedServer) -> Any:
@@ -52,6 +55,7 @@ async def test_at_maxmemory_the_lead_ends_and_nothing_is_replayed(
             await until(lambda: not first.registry.is_leader)
             await until(lambda: any("Redis takes no probe results" in text for text in caplog.messages))
         sick.status = 200
+        await asyncio.sleep(TOO_OLD_SECONDS)
         probes = [len(router.probes) for router in fleet.routers]
         raw(server).config_set("maxmemory", 0)
         await until(lambda: any(router.registry.is_leader for router in fleet.routers))
