@@ -23,8 +23,7 @@ Weights = tuple[float, float]
 
 def position_of(replica: Replica) -> tuple[int, str]:
     """Return where a replica stands in any list of replicas."""
-    record = replica.record
-    return record.endpoint.order or 0, record.key
+    return order_of(replica), replica.record.key
 
 
 def order_of(replica: Replica) -> int:
@@ -165,7 +164,7 @@ class SelectionLevel(Ordered):
         if (weight, full) != self._usual:
             self._unusual[replica] = weight, full
         members = self.classes.setdefault(weight, [])
-        members.insert(self._place_in_class(members, at, replica, others=len(self.replicas) - 1), replica)
+        members.insert(self._place_in_class(members, at, replica, most=len(self.replicas) - 1), replica)
         self.full_weights[full] = self.full_weights.get(full, 0) + 1
 
     def drop(self, replica: Replica) -> bool:
@@ -176,9 +175,16 @@ class SelectionLevel(Ordered):
             self._remove(at, replica)
         return is_there
 
-    def _place_in_class(self, members: list[Replica], at: int, replica: Replica, *, others: int) -> int:
-        """Return where a replica stands or belongs in its class; without a search if all are of one class."""
-        return at if len(members) == others else self._place_in(members, replica)
+    def _place_in_class(self, members: list[Replica], at: int, replica: Replica, *, most: int) -> int:
+        """Return where a replica stands or belongs in its class: as in the level if that class is the only one.
+
+        Args:
+            members: The class.
+            at: Where the replica stands in the level.
+            replica: The replica.
+            most: How many members the class has at this moment if it is the only one.
+        """
+        return at if len(members) == most else self._place_in(members, replica)
 
     def _weights_of(self, replica: Replica) -> Weights:
         return self._unusual.get(replica, self._usual)
@@ -186,7 +192,7 @@ class SelectionLevel(Ordered):
     def _leave_class(self, at: int, replica: Replica) -> None:
         weight, full = self._unusual.pop(replica, self._usual)
         members = self.classes[weight]
-        del members[self._place_in_class(members, at, replica, others=len(self.replicas))]
+        del members[self._place_in_class(members, at, replica, most=len(self.replicas))]
         if not members:
             del self.classes[weight]
         self.full_weights[full] -= 1
