@@ -12,6 +12,7 @@ from shared_registry.leader.unreported import RESULTS_AT_ONCE
 from shared_registry.model import ORIGIN, EventKind, ProbeResult, ReplicaEndpoint, Source, Term, Thresholds
 from shared_registry.store.answers import new_token
 from shared_registry.store.client import Client, Clients, connect
+from shared_registry.store.codec import known_events
 from shared_registry.store.commands import Store
 from shared_registry.store.keys import Keys
 from shared_registry.store.lua import Script, assemble
@@ -135,9 +136,9 @@ async def revision_of(client: Client, namespace: str = NAMESPACE) -> str:
 
 
 async def count_events(client: Client, *, after: str = ORIGIN, kind: EventKind | None = None) -> int:
-    """Return how many events, of a kind or of all, follow a revision in the event stream."""
+    """Return how many events, of a kind or of all, follow a revision; one about several replicas counts for each."""
     entries = await client.xrange(Keys(NAMESPACE).events, min=f"({after}")
-    return sum(kind is None or fields["kind"] == kind.value for _, fields in entries)
+    return sum(len(event.apart()) for event in known_events(entries) if kind in (None, event.kind))
 
 
 async def longest_command(client: Client, work: Callable[[], Awaitable[object]]) -> tuple[str, float]:

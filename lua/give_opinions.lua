@@ -153,6 +153,7 @@ for i = FIRST_WORD, #ARGV, WORD_WIDTH do
     reason = ARGV[i + 6], address = ARGV[i + 7],
   }
   local replica = keys.replica_prefix .. result.url
+  emit_changes(now_ms, reply, replica)
   local state = read_state(replica, result.incarnation)
   local is_applied = state and apply[kind] and apply[kind](replica, result, state)
   done = done + 1
@@ -161,7 +162,7 @@ for i = FIRST_WORD, #ARGV, WORD_WIDTH do
     break
   end
 end
-emit_suspected(router, now_ms, reply)
+emit_findings(router, now_ms, reply)
 serve_queue(now_ms)
 reply[2], reply[3] = whole(done), whole(stale)
 return reply

@@ -162,6 +162,6 @@ if is_session and #read_probers() > 0 then
 elseif not is_connected then -- without probes, nothing shows that a replica on which connected sessions fail is reached
   judge()
 end
-emit_suspected(router, now_ms, reply)
+emit_findings(router, now_ms, reply)
 serve_queue(now_ms)
 return reply

@@ -39,7 +39,7 @@ local function apply_results(results, router, limits, is_covered, store_done, re
     end
   end
   store_done(whole(done))
-  emit_suspected(router, now_ms, reply)
+  emit_findings(router, now_ms, reply)
   serve_queue(now_ms)
   reply[2], reply[3] = whole(done), whole(dropped)
 end

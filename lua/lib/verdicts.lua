@@ -8,20 +8,22 @@
 -- include lib/health.lua
 -- include lib/peers.lua
 -- include lib/ready.lua
+-- include lib/status_changes.lua
 
 -- An answer takes a timeout and some tenths of a second. With a whole second, the third failure of a replica that dies
 -- silently would come at the very end of the silence (interval 1 s), and jitter would decide about it.
 local SILENCE_MS = 750
 local URLS_AN_EVENT = 25
--- A script that applies many results stops after so many events about replicas, or as many questions as fit into one
--- event, so that it blocks the server for some milliseconds only. While sessions wait, a call also serves the queue, so
--- it has to apply less.
-local EVENTS_AT_ONCE, EVENTS_AT_ONCE_BESIDE_A_QUEUE = 12, 6
+-- A script that applies many results stops after so much work, so that it blocks the server for some milliseconds only:
+-- an event about one replica is as much as two changes of status, or questions, that are told together. While sessions
+-- wait, a call also serves the queue, so it has to apply less.
+local WORK_AT_ONCE, NEWS_AT_ONCE_BESIDE_A_QUEUE = 25, 6
 
 local STATE_READ = {
   'incarnation', 'admin', 'status', 'consecutive_failures', 'consecutive_successes', 'failing_witness', 'suspicion',
   'suspected_by', 'suspected_at_ms', 'suspected_until_ms', 'asked', 'unreached_by', 'reached_by', 'refuted_prober',
-  'prober', 'prober_until_ms', 'prober_report', 'status_since_ms', 'ejected_until_ms', 'weight', 'capacity',
+  'prober', 'prober_until_ms', 'prober_report', 'status_since_ms', 'ejected_until_ms', 'weight', 'capacity', 'revision',
+  'name',
 }
 -- Those that must be numbers, and those that must be if they are there.
 local NUMBERS = {'consecutive_failures', 'consecutive_successes', 'weight', 'capacity'}
@@ -89,12 +91,28 @@ local function is_prober_heard(state, limits, now_ms)
   return state.prober and now_ms < until_ms and until_ms <= now_ms + word_ms(limits) and is_probing(state.prober)
 end
 
+local answers = {}
+
+-- Returns the answer to a command that no part of this script changes, which is sent once.
+local function once(name, ...)
+  if answers[name] == nil then
+    answers[name] = redis.call(...)
+  end
+  return answers[name]
+end
+
+-- Returns whether routers disagree about a replica, or did lately.
+local function is_doubted(state)
+  return state.suspected_at_ms or state.suspicion or state.prober or state.unreached_by or state.reached_by
+    or state.refuted_prober or state.asked or state.prober_until_ms
+end
+
 -- Writes health: a flat list of fields, and a new status unless it is nil. Status changes drop all doubt, and end an
 -- ejection.
 -- origin: router, by, reason, and has_no_ramp if a replica that turns healthy begins no slow start.
 local function write_health(replica_key, url, state, update, status, origin, now_ms, reply)
-  local has_ramp = status == 'healthy' and not origin.has_no_ramp
-  local slow_start_ms = has_ramp and redis.call('HGET', keys.meta, 'slow_start_ms')
+  local slow_start_ms = status == 'healthy' and not origin.has_no_ramp
+    and once('slow_start_ms', 'HGET', keys.meta, 'slow_start_ms')
   if status then
     for _, text in ipairs({'status', status, 'status_since_ms', whole(now_ms)}) do
       update[#update + 1] = text
@@ -111,11 +129,13 @@ local function write_health(replica_key, url, state, update, status, origin, now
   if not status then
     return
   end
-  if not slow_start_ms then
-    redis.call('HDEL', replica_key, 'slow_start_ms')
+  if is_doubted(state) then
+    forget_doubt(replica_key)
   end
-  forget_doubt(replica_key)
-  end_ejection(replica_key, now_ms)
+  redis.call('HDEL', replica_key, slow_start_ms and 'failing_witness' or 'slow_start_ms', unpack(RUN_FIELDS))
+  if state.ejected_until_ms then
+    end_ejection(replica_key, now_ms)
+  end
   if status == 'unhealthy' and state.unreached_by then
     redis.call('HSET', replica_key, 'unreached_by', state.unreached_by)
   end
@@ -124,8 +144,11 @@ local function write_health(replica_key, url, state, update, status, origin, now
       'prober_report', '0')
   end
   refresh_ready(replica_key, url)
-  emit_replica(now_ms, replica_key, url,
-    {'kind', 'replica_' .. status, 'router', origin.router, 'by', origin.by or '', 'reason', origin.reason}, reply)
+  note_change({
+    key = replica_key, url = url, status = status, router = origin.router, by = origin.by or '',
+    reason = origin.reason, slow_start_ms = slow_start_ms or '', fields = update, state = state,
+    is_special = origin.prober_until_ms,
+  }, now_ms, reply)
 end
 
 -- Emits that a replica is no longer in doubt. router: the one that reached it. by: the one that did not.
@@ -186,16 +209,18 @@ end
 
 -- Returns whether a script has changed so much that the other results belong in its next call.
 local function is_enough(reply)
-  local events = reply.events or 0
-  if events >= EVENTS_AT_ONCE or #suspected >= URLS_AN_EVENT then
+  local events, changes = reply.events or 0, untold_changes()
+  if 2 * events + changes + #suspected >= WORK_AT_ONCE then
     return true
   end
-  return events >= EVENTS_AT_ONCE_BESIDE_A_QUEUE and redis.call('ZCARD', keys.queue) > 0
+  return events + changes >= NEWS_AT_ONCE_BESIDE_A_QUEUE and once('queue', 'ZCARD', keys.queue) > 0
 end
 
--- Emits the questions of this script, up to 25 an event: an event for each would block the server for long if many
--- replicas fail at once. A script that may ask calls this at its end.
-local function emit_suspected(router, now_ms, reply)
+-- Emits what this script has found out and not told yet: changes of status, and its questions, up to 25 an event. An
+-- event for each would block the server for long if many replicas fail at once. A script that may change a status, or
+-- ask, calls this at its end, and before it serves the queue.
+local function emit_findings(router, now_ms, reply)
+  emit_changes(now_ms, reply)
   local open = {}
   for _, one in ipairs(suspected) do
     if redis.call('HGET', one.key, 'suspicion') == one.id then
@@ -274,6 +299,7 @@ end
 -- origin: router, by, is_regular (the router probes the replica anyway: as the leader, or by the plan).
 -- limits: failure, recovery, interval_ms, timeout_ms.
 local function apply_probe(replica_key, result, limits, now_ms, origin, reply)
+  emit_changes(now_ms, reply, replica_key)
   local state = read_state(replica_key, result.incarnation)
   if not state then
     return false

@@ -187,10 +187,8 @@ class LivePool:
         since = queue.waiters[0].since if queue.waiters else None
         self._read["queue"] = {"at": queue.at, "depth": queue.depth, "since": since}
         self._queue_read_at = time.monotonic()
-        self._read["events"] = {
-            "at": queue.at,
-            "all": [_event_document(event) for event in await observer.last_events(EVENTS)],
-        }
+        events = [one for event in await observer.last_events(EVENTS) for one in event.apart()]
+        self._read["events"] = {"at": queue.at, "all": [_event_document(one) for one in events[-EVENTS:]]}
 
     def _has_changed(self, record: ReplicaRecord, flaps: int) -> bool:
         known = self._shown.get(record.key)
@@ -253,6 +251,7 @@ class LivePool:
 def _event_document(event: Event) -> dict[str, Any]:
     record = event.record
     name = "" if record is None else record.endpoint.name or record.endpoint.url
+    others = [change.name or change.key for change in event.changes] or [question.key for question in event.questions]
     return {
         "id": event.id,
         "kind": event.kind.value,
@@ -260,7 +259,7 @@ def _event_document(event: Event) -> dict[str, Any]:
         "router": event.router,
         "by": event.by,
         "reason": event.reason,
-        "replica": name or event.reported or " ".join(question.key for question in event.questions),
+        "replica": name or event.reported or " ".join(others),
         "admin": record.admin.value if record else "",
     }
 

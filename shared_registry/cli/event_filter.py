@@ -35,9 +35,15 @@ class EventFilter:
             return False
         return not self.replicas or not self.replicas.isdisjoint(_replicas_of(event))
 
+    def lines_of(self, event: Event) -> list[Event]:
+        """Return what is shown of the event as a line each: one of several replicas is shown replica by replica."""
+        return [one for one in event.apart() if self.shows(one)]
+
 
 def _replicas_of(event: Event) -> set[str]:
     found = {event.unreadable, event.reported, *(question.key for question in event.questions)}
+    for change in event.changes:
+        found |= {change.key, change.name}
     if event.record is not None:
         found |= {event.record.key, event.record.endpoint.url, event.record.endpoint.name or ""}
     return found - {""}

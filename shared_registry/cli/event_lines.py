@@ -10,8 +10,12 @@ _SPECS = (EventKind.REPLICA_REGISTERED, EventKind.REPLICA_UPDATED)
 
 
 def event_line(event: Event) -> str:
-    """Return an event as one line of text. It begins with the event's id, which `--after` accepts."""
-    what = _replica(event, event.record) if event.record else _doubt(event) or _router(event)
+    """Return an event as one line of text. It begins with the event's id, which `--after` accepts.
+
+    Args:
+        event: The event; one of those that `Event.apart` returns.
+    """
+    what = _replica(event, event.record) if event.record else _change(event) or _doubt(event) or _router(event)
     by = f" by {event.by}" if event.by and event.kind is not EventKind.REPLICA_CLEARED else ""
     reason = f": {event.reason}" if event.reason else ""
     return printable(f"{event.id}  {timestamp(event.at)}  {event.kind.value:<20}  {what}{by}{reason}")
@@ -29,6 +33,10 @@ def _replica(event: Event, record: ReplicaRecord) -> str:
     if event.kind is EventKind.REPLICA_CLEARED:
         return f"{label} reached by {event.router}" + (f", not by {event.by}" if event.by else "")
     return label
+
+
+def _change(event: Event) -> str:
+    return " ".join(f"{one.name} {one.key}" if one.name else one.key for one in event.changes)
 
 
 def _doubt(event: Event) -> str:

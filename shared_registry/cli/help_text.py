@@ -320,9 +320,11 @@ Usage: {program} events [OPTIONS]
   and of any of these kinds, is shown.
 
   --json prints one object: redis, namespace, and events [{id, kind, at,
-  previous, router, epoch, by, reason, sit_out_seconds, replica}], where
-  replica is null or {url, name, primary, weight, capacity, order, labels,
-  health_check_path, health_check_port, status, admin, ejected_until, owner}.
+  previous, router, epoch, by, reason, sit_out_seconds, replica, changes}],
+  where replica is null or {url, name, primary, weight, capacity, order,
+  labels, health_check_path, health_check_port, status, admin, ejected_until,
+  owner}. changes is for several replicas whose status changed together:
+  [{url, name, consecutive_failures, last_latency_ms, unreached_by, reason}].
   With --follow it prints one event per line.
 
 Options:

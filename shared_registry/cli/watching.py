@@ -305,7 +305,9 @@ def events(
     --replica and --kind may be repeated: an event about any of these replicas, and of any of these kinds, is shown.
 
     --json prints one object: redis, namespace, and events [{id, kind, at, previous, router, epoch, by, reason,
-    sit_out_seconds, replica}], where replica is null or {EVENT}.
+    sit_out_seconds, replica, changes}], where replica is null or {EVENT}.
+    changes is for several replicas whose status changed together: [{url, name, consecutive_failures, last_latency_ms,
+    unreached_by, reason}].
     With --follow it prints one event per line.
     """
     options = given(context, redis, namespace, as_json=as_json)
@@ -323,7 +325,8 @@ def events(
         if options.as_json:
             print_json(event_document(event), is_line=True)
         else:
-            print_line(event_line(event))
+            for one in asked.filter.lines_of(event):
+                print_line(event_line(one))
 
     if follow:
         with explained(settings):
@@ -333,7 +336,7 @@ def events(
     if options.as_json:
         print_json({**address_document(settings), "events": [event_document(event) for event in found]})
     else:
-        sys.stdout.writelines(event_line(event) + "\n" for event in found)
+        sys.stdout.writelines(event_line(one) + "\n" for event in found for one in asked.filter.lines_of(event))
 
 
 @dataclass(frozen=True, slots=True)

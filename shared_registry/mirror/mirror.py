@@ -60,11 +60,11 @@ from shared_registry.store.reads import ENTRIES_AT_ONCE
 HISTORY, MISSED, REPAIRED, DAMAGED = "history", "missed", "repaired", "damaged"
 EMPTY = "the namespace is empty: Redis lost its data, and no router has begun anew yet"
 RECORDS_AT_ONCE = 100
-EVENTS_AT_ONCE = 20
-"""How many records and events the view takes over in one go. More cost little less for each, and delay sessions."""
-BURST_EVENTS = 10
+CHANGES_AT_ONCE = 20
+"""How many changes of replicas the view takes over in one go. More cost little less for each, and delay sessions."""
+BURST_CHANGES = 10
 BURST_SECONDS = 0.02
-"""After so many events at once, more are let come for so long. In a burst most of the cost is that of many reads."""
+"""After so many changes at once, more are let come for so long. In a burst most of the cost is that of many reads."""
 REPLICAS_A_SECOND = 2000
 """How many replicas refreshes read a second at most. More would take a large part of a core for what changes little."""
 logger = logging.getLogger(__name__)
@@ -219,7 +219,7 @@ class Mirror:
         self.leader = snapshot.leader
         self.plan = snapshot.plan
         self._own_writes.keep(written_meanwhile)
-        self.view.apply(self._records(written_meanwhile))
+        self._apply(written_meanwhile)
         self._refreshed_at = self._clock.monotonic()
         self._confirm()
         self._notify(())
@@ -296,10 +296,36 @@ class Mirror:
         replica = self.view.get(key)
         return replica.record if replica else None
 
-    def _records(self, events: Iterable[Event]) -> Iterator[ReplicaRecord]:
+    def _apply(self, events: Sequence[Event]) -> tuple[list[Event], bool]:
+        """Let the view take over events.
+
+        Returns:
+            The events, with one about each replica in place of an event of several; and whether the view had all that
+            these changed.
+        """
+        apart: list[Event] = []
+        strange: list[str] = []
+        self.view.apply(self._records(events, apart, strange))
+        return apart, not strange
+
+    def _records(self, events: Iterable[Event], apart: list[Event], strange: list[str]) -> Iterator[ReplicaRecord]:
         """Return the replicas after each event, one by one while the view takes them over."""
         for event in events:
-            yield from event.records(self.record)
+            if not event.changes:
+                apart.append(event)
+                yield from event.records(self.record)
+            for change in event.changes:
+                known = self.record(change.key)
+                if known is None:
+                    if self.view.is_unknown(change.key, event.id):
+                        strange.append(change.key)
+                    continue
+                after = event.after(change, known)
+                apart.append(event.about(change, after))
+                if known.revision == change.before:
+                    yield after
+                elif is_later(event.id, known.revision):
+                    strange.append(change.key)
 
     async def handle(self, key: str) -> Replica:
         """Return a replica's handle, also for a replica that the view does not have yet.
@@ -349,7 +375,7 @@ class Mirror:
                 await self._poll()
             events = await self._reader.wait_events(after=self.revision, seconds=self._refresh_seconds)
             await self._advance(events)
-            if BURST_EVENTS <= len(events) < ENTRIES_AT_ONCE:
+            if len(events) < ENTRIES_AT_ONCE and sum(map(_size, events)) >= BURST_CHANGES:
                 await self._clock.sleep(BURST_SECONDS)
 
     async def _poll(self) -> None:
@@ -375,8 +401,8 @@ class Mirror:
             Gap: See the module.
         """
         breath = Breath()
-        for first in range(0, len(events), EVENTS_AT_ONCE):
-            self._advance_by(events[first : first + EVENTS_AT_ONCE])
+        for some in _in_pieces(events):
+            self._advance_by(some)
             await breath.pause()
 
     def _advance_by(self, events: Sequence[Event]) -> None:
@@ -386,11 +412,11 @@ class Mirror:
                 raise Gap(MISSED)
             self.revision, self.mark = event.id, event.mark
         self.stream_lag.note(events, now=self._clock.monotonic())
-        self._take(events)
+        has_taken_all = self._take(events)
         self._own_writes.pass_by(events)
         if any(event.kind is EventKind.NAMESPACE_REPAIRED for event in events):
             raise Gap(REPAIRED)  # events do not carry the repaired data
-        if any(event.unreadable for event in events):
+        if not has_taken_all or any(event.unreadable for event in events):
             raise Gap(DAMAGED)
         self._confirm()
 
@@ -404,7 +430,8 @@ class Mirror:
         is_same_history = head.history_id == self.history_id and not is_later(self.revision, head.revision)
         return self._own_writes.later_than(head.revision) if is_same_history else []
 
-    def _take(self, events: Sequence[Event]) -> None:
+    def _take(self, events: Sequence[Event]) -> bool:
+        """Take over events. Return whether the view had all that they changed."""
         for event in events:
             self.epoch = max(self.epoch, event.epoch)
             if event.kind is EventKind.LEADER_ELECTED:
@@ -415,8 +442,9 @@ class Mirror:
                 self.plan = event.plan
             elif event.kind in (EventKind.SETTLING_BEGAN, EventKind.SETTLING_ENDED):
                 self.is_settling = event.kind is EventKind.SETTLING_BEGAN
-        self.view.apply(self._records(events))
-        self._notify(events)
+        apart, has_all = self._apply(events)
+        self._notify(apart)
+        return has_all
 
     async def _reload(self) -> None:
         """Read everything again. If Redis has another history, contribute the view to it first.
@@ -480,6 +508,21 @@ class Mirror:
         if self.emitter.has_listeners:
             at, age = time.time(), self.age_seconds or 0.0
             self.emitter.emit(ViewStale(at=at, age_seconds=age) if is_stale else ViewFresh(at=at))
+
+
+def _size(event: Event) -> int:
+    """Return how many replicas an event changes, but at least 1."""
+    return max(1, len(event.changes))
+
+
+def _in_pieces(events: Sequence[Event]) -> Iterator[Sequence[Event]]:
+    """Return the events in pieces that change about as many replicas each."""
+    first = count = 0
+    for position, event in enumerate(events, 1):
+        count += _size(event)
+        if count >= CHANGES_AT_ONCE or position == len(events):
+            yield events[first:position]
+            first, count = position, 0
 
 
 def _is_on_purpose(event: Event) -> bool:

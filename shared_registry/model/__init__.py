@@ -40,6 +40,7 @@ from shared_registry.model.replicas import (
 )
 from shared_registry.model.revisions import ORIGIN, is_later
 from shared_registry.model.routers import Leader, RouterInfo, RouterRecord, Term
+from shared_registry.model.status_changes import StatusChange
 
 __all__ = [
     "EVERY_REPLICA",
@@ -75,6 +76,7 @@ __all__ = [
     "RouterRecord",
     "Share",
     "Source",
+    "StatusChange",
     "Term",
     "Thresholds",
     "is_discovered",

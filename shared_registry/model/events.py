@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
+from shared_registry.model.makers import Maker
 from shared_registry.model.plan import Plan
 from shared_registry.model.probes import Question
-from shared_registry.model.replicas import Doubt, ReplicaRecord
+from shared_registry.model.replicas import Doubt, ReplicaRecord, ReplicaStatus
+from shared_registry.model.status_changes import StatusChange
 
 
 class EventKind(enum.Enum):
@@ -60,13 +62,16 @@ class Event:
         epoch: The highest epoch at that time.
         by: The person, program or router that requested the change; empty if there is none.
         reason: The reason that was given with the request, or the error of the failed probe.
-        record: The replica after the change, for replica events.
-        unreadable: The canonical url of the replica if its hash is damaged and there is no record; otherwise empty.
+        record: The replica after the change, for replica events that do not carry `changes` or `questions`.
+        unreadable: The canonical url of the replica if its hash is damaged and there is no record, or `*` if the event
+            carries `changes` that cannot be read; otherwise empty.
         sit_out_seconds: For how long a leader that an operator deposed must not campaign; `None` for other events.
         history_id: The history that the change belongs to; empty if that is not known.
         reported: The canonical url of a replica on which a session failed, or the last one has ended; empty for other
             events.
         questions: The questions about replicas that a prober does not reach.
+        changes: The replicas whose status has changed, if there are several.
+        slow_start_seconds: How long the replicas in `changes` ramp up; `None` if they do not.
         plan: How routers share the probing from now on; `None` for other events, and if the leader probes all replicas.
         mark: With the id, tells this event from one of another course of the history; empty if a program of an earlier
             version wrote it.
@@ -90,6 +95,8 @@ class Event:
     mark: str = ""
     previous_mark: str = ""
     unreadable: str = ""
+    changes: tuple[StatusChange, ...] = ()
+    slow_start_seconds: float | None = None
 
     def follows(self, revision: str, mark: str) -> bool:
         """Return whether this is the next event after the one with that id and mark; an empty mark may be any."""
@@ -99,14 +106,34 @@ class Event:
         """Return the replicas after the event.
 
         Args:
-            known: Returns a replica before the event. An event with questions does not carry the rest of the replica.
+            known: Returns a replica before the event. An event with changes or questions does not carry the rest of the
+                replica. If the known one is not the one before a change, the replica is left out.
         """
         if self.record is not None:
             yield self.record
+        for change in self.changes:
+            record = known(change.key)
+            if record is not None and record.revision == change.before:
+                yield self.after(change, record)
         for question in self.questions:
             record = known(question.key)
             if record is not None and record.incarnation == question.incarnation:
                 yield replace(record, doubt=self._doubt(question, record.doubt), revision=self.id)
+
+    def after(self, change: StatusChange, known: ReplicaRecord) -> ReplicaRecord:
+        """Return a replica after one of the changes."""
+        status = ReplicaStatus.HEALTHY if self.kind is EventKind.REPLICA_HEALTHY else ReplicaStatus.UNHEALTHY
+        return change.after(known, status, at=self.at, revision=self.id, slow_start_seconds=self.slow_start_seconds)
+
+    def about(self, change: StatusChange, record: ReplicaRecord) -> Event:
+        """Return the event of only one of the changes, with the record of its replica."""
+        return _make_event.replaced(self, reason=change.reason, record=record, changes=())
+
+    def apart(self) -> Sequence[Event]:
+        """Return an event for each of the changes, without records; the event itself if it has none."""
+        if not self.changes:
+            return (self,)
+        return [_make_event.replaced(self, reason=one.reason, changes=(one,)) for one in self.changes]
 
     def _doubt(self, question: Question, before: Doubt) -> Doubt:
         return Doubt(
@@ -118,3 +145,6 @@ class Event:
             asked=question.asked,
             refuted_prober=before.refuted_prober,
         )
+
+
+_make_event = Maker(Event)

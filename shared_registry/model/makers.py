@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import MISSING, fields
+from operator import attrgetter
 from typing import Any, Generic, TypeVar
 
 T = TypeVar("T")
@@ -28,6 +29,8 @@ class Maker(Generic[T]):
         }
         self._kind = kind
         self._stores = tuple(getattr(kind, name).__set__ for name in self.defaults)
+        self._values = attrgetter(*self.defaults)
+        self._places = {name: place for place, name in enumerate(self.defaults)}
 
     def __call__(self, values: Iterable[object]) -> T:
         """Return an instance with these values of all attributes, in their order."""
@@ -35,3 +38,10 @@ class Maker(Generic[T]):
         for store, value in zip(self._stores, values, strict=True):
             store(made, value)
         return made
+
+    def replaced(self, one: T, **changes: object) -> T:
+        """Return an instance with the values of another one, but for these."""
+        values = list(self._values(one))
+        for name, value in changes.items():
+            values[self._places[name]] = value
+        return self(values)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import enum
-import operator
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -225,9 +224,10 @@ class ReplicaRecord:
         kept = (self.in_flight, self.last_heartbeat_at, self.missing_since)
         if kept == (record.in_flight, record.last_heartbeat_at, record.missing_since):
             return record
-        values = dict(zip(make_record.defaults, _VALUES(record), strict=True))
-        values["in_flight"], values["last_heartbeat_at"], values["missing_since"] = kept
-        return make_record(values.values())
+        in_flight, heartbeat_at, missing_since = kept
+        return make_record.replaced(
+            record, in_flight=in_flight, last_heartbeat_at=heartbeat_at, missing_since=missing_since
+        )
 
     def after_read(self, record: ReplicaRecord) -> ReplicaRecord:
         """Return the record after a read of `record`, whose counters and load may be newer than its revision."""
@@ -235,7 +235,6 @@ class ReplicaRecord:
 
 
 make_endpoint, make_health, make_record = Maker(ReplicaEndpoint), Maker(ReplicaHealth), Maker(ReplicaRecord)
-_VALUES = operator.attrgetter(*make_record.defaults)
 
 
 class Replica:

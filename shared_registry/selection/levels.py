@@ -274,7 +274,8 @@ class Levels:
 
     def _drop_from(self, replica: Replica, numbers: Iterable[int]) -> None:
         for number in numbers:
-            if self.levels[number].drop(replica):
+            level = self.levels[number]
+            if level.replicas and level.drop(replica):
                 self._forget_share(replica, number)
                 self._note(number, replica)
 

@@ -240,6 +240,11 @@ class View:
                 self._show(record.key, record)
         self._prepare()
 
+    def is_unknown(self, key: str, revision: str) -> bool:
+        """Return whether a replica is neither here nor known to have been removed after this revision."""
+        removed = self.removed.get(key, _NOT_REMOVED)
+        return key not in self._replicas and is_later(revision, removed.revision)
+
     def look_at_clock(self) -> None:
         """Find anew whether there is panic, if a replica has not answered for an hour since the last change."""
         if self.panic is not None and self._now() > self.panic.until:

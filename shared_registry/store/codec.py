@@ -24,6 +24,7 @@ from shared_registry.model import (
     ReplicaRecord,
     RouterInfo,
     RouterRecord,
+    StatusChange,
     make_endpoint,
     make_health,
     make_record,
@@ -133,7 +134,7 @@ def parse_event(event_id: str, fields: Mapping[str, str]) -> Event:
     """
     texts = fields.get
     replica, record = texts("replica"), None
-    if replica:
+    if replica and "changes" not in fields:
         with contextlib.suppress(KeyConflict):
             record = parse_record(replica, fields, event_id)
     try:
@@ -166,10 +167,11 @@ def parse_event(event_id: str, fields: Mapping[str, str]) -> Event:
         sit_out_seconds=read.optional_seconds("sit_out_ms"),
         questions=read.optional("questions", _parse_questions) or (),
         plan=_event_plan(read),
+        **_changes(event, read),
     )
 
 
-_RARE = frozenset(("sit_out_ms", "questions", "shares"))
+_RARE = frozenset(("sit_out_ms", "questions", "shares", "changes"))
 """Fields that few events have."""
 
 
@@ -184,6 +186,41 @@ def _parse_questions(text: str) -> tuple[Question, ...]:
             continue  # a field of this replica is damaged; the other questions count
         questions.append(Question(key, incarnation, suspicion, until, "" if address == "-" else address, tuple(asked)))
     return tuple(questions)
+
+
+def _changes(event: Event, read: _Fields) -> dict[str, Any]:
+    """Return the attributes of an event that carries several changes of status; see lua/lib/status_changes.lua."""
+    if "changes" not in read.texts:
+        return {}
+    try:
+        if event.kind not in _KINDS_OF_CHANGES:
+            raise ValueError
+        changes = tuple([_parse_change(line.split("\t")) for line in read.texts["changes"].split("\n")])
+    except ValueError:
+        return {}  # the event says that it is unreadable
+    reasons = {change.reason for change in changes}
+    return {
+        "changes": changes,
+        "slow_start_seconds": read.optional_seconds("slow_start_ms"),
+        "reason": reasons.pop() if len(reasons) == 1 else "",
+        "unreadable": "",
+    }
+
+
+_KINDS_OF_CHANGES = (EventKind.REPLICA_HEALTHY, EventKind.REPLICA_UNHEALTHY)
+
+
+def _parse_change(texts: Sequence[str]) -> StatusChange:
+    key, before, failures, latency_ms, name, unreached_by, reason = texts
+    return StatusChange(
+        key,
+        before,
+        int(failures or 0),
+        float(latency_ms) if latency_ms else None,
+        name,
+        tuple(unreached_by.split()),
+        reason,
+    )
 
 
 def _event_plan(read: _Fields) -> Plan | None:

@@ -24,5 +24,16 @@ def event_document(event: Event) -> dict[str, Any]:
         "replica": record and replica_document(record, Document.EVENT),
         "reported": event.reported or None,
         "questions": [{"url": one.key, "asked": list(one.asked)} for one in event.questions],
+        "changes": [
+            {
+                "url": one.key,
+                "name": one.name or None,
+                "consecutive_failures": one.failures,
+                "last_latency_ms": one.latency_ms,
+                "unreached_by": list(one.unreached_by),
+                "reason": one.reason,
+            }
+            for one in event.changes
+        ],
         "participants": sorted(event.plan.routers) if event.plan else None,
     }

@@ -470,6 +470,7 @@ def test_events_lists_the_event_stream(
         "sit_out_seconds": None,
         "reported": None,
         "questions": [],
+        "changes": [],
         "participants": None,
         "replica": {
             "url": A,

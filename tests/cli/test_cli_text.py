@@ -17,6 +17,7 @@ from shared_registry.admin.operator import user_at_host
 from shared_registry.admin.replica_changes import Change
 from shared_registry.cli.changes import Result, Results, change_each, result_lines
 from shared_registry.cli.console import duration, printable, timestamp
+from shared_registry.cli.event_filter import EventFilter
 from shared_registry.cli.event_lines import event_line
 from shared_registry.cli.overview_document import overview_document
 from shared_registry.cli.redis_cli import key_commands, redis_cli
@@ -24,7 +25,8 @@ from shared_registry.cli.status import overview_text
 from shared_registry.cli.tables import lines_of
 from shared_registry.config import RouterConfig
 from shared_registry.errors import StoreUnavailable
-from shared_registry.model import AdminState, Event, EventKind, Plan, ReplicaEndpoint, ReplicaRecord
+from shared_registry.model import AdminState, Event, EventKind, Plan, ReplicaEndpoint, ReplicaRecord, StatusChange
+from shared_registry.store.event_document import event_document
 from shared_registry.store.keys import Keys
 from shared_registry.store.reader import Head
 from shared_registry.store.redis_url import check_redis_url
@@ -105,6 +107,34 @@ def event(
 )
 def test_an_event_is_one_line(shown: Event, text: str) -> None:
     assert event_line(shown) == f"17-1  1970-01-01T00:00:00.000Z  {text}"
+
+
+SEVERAL = dataclasses.replace(
+    event(EventKind.REPLICA_UNHEALTHY, by="r~2"),
+    changes=(
+        StatusChange("http://a", "5-0", 3, None, "gpu-1", ("r~2",), "refused"),
+        StatusChange("http://b", "6-0", 3, None, "", (), "timeout"),
+    ),
+)
+
+
+@pytest.mark.parametrize("replica", ["", "gpu-1", "http://b", "http://c"])
+def test_an_event_of_several_replicas_has_a_line_each(replica: str) -> None:
+    shown = [event_line(one) for one in EventFilter(frozenset({replica} - {""})).lines_of(SEVERAL)]
+    begin = "17-1  1970-01-01T00:00:00.000Z  replica_unhealthy"
+    lines = {
+        "gpu-1": f"{begin}     gpu-1 http://a by r~2: refused",
+        "http://b": f"{begin}     http://b by r~2: timeout",
+    }
+    assert shown == ([*lines.values()] if not replica else [lines[replica]] if replica in lines else [])
+    assert event_document(SEVERAL)["changes"][1] == {
+        "url": "http://b",
+        "name": None,
+        "consecutive_failures": 3,
+        "last_latency_ms": None,
+        "unreached_by": [],
+        "reason": "timeout",
+    }
 
 
 async def test_a_lost_reply_leaves_one_unknown_and_the_rest_untried() -> None:

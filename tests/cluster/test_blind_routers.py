@@ -86,7 +86,7 @@ class Fleet:
 
     async def events(self, *kinds: EventKind) -> int:
         some = next(iter(self.registries.values()))
-        return sum(event.kind in kinds for event in await some.events(count=5000))
+        return sum(len(event.apart()) for event in await some.events(count=5000) if event.kind in kinds)
 
 
 @contextlib.asynccontextmanager

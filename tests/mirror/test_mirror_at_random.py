@@ -11,9 +11,9 @@ from shared_registry.model import Event, ReplicaStatus
 from tests.support.fake_clock import FakeClock
 from tests.support.mirroring_router import MirroringRouter, following
 from tests.support.replay import replaying, states
-from tests.support.scripted_reader import History
+from tests.support.scripted_reader import History, url_of
 
-WRITES = ("register", "register", "change", "change", "change", "remove", "order", "refresh", "lead")
+WRITES = ("register", "register", "change", "change", "change", "turn", "turn", "remove", "order", "refresh", "lead")
 FAULTS = ("trim", "lose_events", "lose_history", "outage", "slow_snapshot", "slow_feed")
 FAILOVERS = ("save", "fail_over", "slow_feed")
 
@@ -62,6 +62,12 @@ class Chaos:
     async def _change(self) -> None:
         if (number := self._any()) is not None:
             self._own(self.history.change(number, status=self.rng.choice(list(ReplicaStatus))))
+
+    async def _turn(self) -> None:
+        numbers = [number for number in range(1, 8) if url_of(number) in self.history.records]
+        if len(numbers) > 1:
+            some = self.rng.sample(numbers, self.rng.randrange(2, len(numbers) + 1))
+            self._own(self.history.turn(some, self.rng.choice([ReplicaStatus.HEALTHY, ReplicaStatus.UNHEALTHY])))
 
     async def _order(self) -> None:
         if (number := self._any()) is not None:

@@ -9,7 +9,7 @@ import pytest
 
 from shared_registry.aio import breath
 from shared_registry.mirror import mirror as mirror_module
-from shared_registry.mirror.mirror import BURST_EVENTS, BURST_SECONDS
+from shared_registry.mirror.mirror import BURST_CHANGES, BURST_SECONDS
 from shared_registry.model import Removal, ReplicaHealth, ReplicaRecord, ReplicaStatus
 from shared_registry.selection import Selection, policy_names
 from shared_registry.selection.view import AT_ONCE, View
@@ -69,7 +69,7 @@ async def test_a_write_during_a_full_read_is_not_undone_early(monkeypatch: pytes
 
 
 def test_pieces_of_events_are_short() -> None:
-    assert mirror_module.EVENTS_AT_ONCE * 5 <= AT_ONCE
+    assert mirror_module.CHANGES_AT_ONCE * 5 <= AT_ONCE
 
 
 def test_a_ramp_of_many_is_settled_in_steps() -> None:
@@ -94,7 +94,7 @@ def test_a_ramp_of_many_is_settled_in_steps() -> None:
 async def test_in_a_burst_one_read_brings_what_many_reports_wrote(
     router: MirroringRouter, history: History, clock: FakeClock
 ) -> None:
-    for _ in range(BURST_EVENTS):
+    for _ in range(BURST_CHANGES):
         history.change(1)
     await clock.advance(BURST_SECONDS / 4)
     assert router.is_equal, "the first ones come at once"
@@ -109,7 +109,7 @@ async def test_in_a_burst_one_read_brings_what_many_reports_wrote(
 
 
 async def test_single_changes_are_read_at_once(router: MirroringRouter, history: History, clock: FakeClock) -> None:
-    for number in range(BURST_EVENTS):
+    for number in range(BURST_CHANGES):
         history.change(1 + number % 3)
         await clock.advance(BURST_SECONDS / 100)
         assert router.is_equal

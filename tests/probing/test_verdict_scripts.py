@@ -529,6 +529,27 @@ async def test_a_thousand_questions_at_once_are_few_events(verdicts: Verdicts) -
     assert {space.fields(url)["revision"] for url in urls} == {event.id for event in events}
 
 
+async def test_opinions_that_decide_about_several_are_one_event(verdicts: Verdicts) -> None:
+    space, urls = verdicts.space, [A, B]
+    await space.add(B)
+    await verdicts.probe(space.success(B))
+    await verdicts.probe(*map(space.failure, urls))
+    await verdicts.probe(*map(space.failure, urls))
+    for url in urls:
+        space.raw.hset(space.keys.replica(url), "asked", TWO)
+    before = await space.reader.records(urls)
+    opinions = [
+        Opinion(OpinionKind.OPINION, space.fields(url)["suspicion"], space.failure(url, "unreached")) for url in urls
+    ]
+    answer = await space.store_of(TWO).give_opinions(opinions, LIMITS)
+    (event,) = answer.events
+    assert (event.kind, event.router, event.by) == (EventKind.REPLICA_UNHEALTHY, LEADER, TWO)
+    assert [change.unreached_by for change in event.changes] == [(TWO,)] * 2
+    after = await space.reader.records(urls)
+    assert {record.key: record for record in event.records(before.get)} == after
+    assert after[A].doubt.unreached_by == (TWO,)
+
+
 async def test_no_call_changes_much(verdicts: Verdicts) -> None:
     """Whatever a result leads to that is an event: a question, its end, a hand-over's end."""
     space = verdicts.space
@@ -544,14 +565,14 @@ async def test_no_call_changes_much(verdicts: Verdicts) -> None:
         return report.done, len(report.events)
 
     assert await first_call(*map(space.failure, urls)) == (25, 1)
-    assert await first_call(*map(space.success, urls)) == (12, 12)
+    assert await first_call(*map(space.success, urls)) == (13, 13)
     for url in urls:
         long_ago = {"suspected_at_ms": 1, "prober": TWO, "prober_until_ms": 1}
         space.raw.hset(space.keys.replica(url), mapping=long_ago)
-    assert await first_call(*map(space.failure, urls)) == (12, 12)
+    assert await first_call(*map(space.failure, urls)) == (13, 13)
     question = {"suspicion": "q", "suspected_by": LEADER, "asked": TWO}
     for url in urls:
         space.raw.hset(space.keys.replica(url), mapping=question)
     opinions = [Opinion(OpinionKind.OPINION, "q", space.success(url)) for url in urls]
     answer = await space.store_of(TWO).give_opinions(opinions, LIMITS)
-    assert (answer.done, len(answer.events)) == (12, 12)
+    assert (answer.done, len(answer.events)) == (13, 13)

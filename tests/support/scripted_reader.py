@@ -21,6 +21,7 @@ from shared_registry.model import (
     ReplicaHealth,
     ReplicaRecord,
     ReplicaStatus,
+    StatusChange,
 )
 from shared_registry.store.reader import Gap, Head, Reader, Snapshot
 from tests.support.fake_clock import FakeClock
@@ -57,6 +58,15 @@ class History:
         if "order" in changes:
             changes["endpoint"] = replace(record.endpoint, order=changes.pop("order"))
         return self.emit(EventKind.REPLICA_UPDATED, replace(record, **changes))
+
+    def turn(self, numbers: Sequence[int], status: ReplicaStatus) -> Event:
+        """Change the status of several replicas in one event."""
+        kind = EventKind.REPLICA_HEALTHY if status is ReplicaStatus.HEALTHY else EventKind.REPLICA_UNHEALTHY
+        before = {key: self.records[key] for key in map(url_of, numbers)}
+        changes = [StatusChange(key, record.revision, 3, 1.0, "", (), "down") for key, record in before.items()]
+        event = self.emit(kind, changes=tuple(changes))
+        self.records |= {change.key: event.after(change, before[change.key]) for change in changes}
+        return event
 
     def heal(self, number: int) -> Event:
         return self.change(number, status=ReplicaStatus.HEALTHY)
@@ -103,7 +113,14 @@ class History:
         number = _number(revision)
         return [event for event in self.events if _number(event.id) > number]
 
-    def emit(self, kind: EventKind, record: ReplicaRecord | None = None, *, router: str = "r") -> Event:
+    def emit(
+        self,
+        kind: EventKind,
+        record: ReplicaRecord | None = None,
+        *,
+        router: str = "r",
+        changes: tuple[StatusChange, ...] = (),
+    ) -> Event:
         event_id = f"{self._next}-0"
         self._next += 1
         if record is not None:
@@ -115,7 +132,9 @@ class History:
                 self.records[record.key] = record
                 self.removed.pop(record.key, None)
             record = replace(record, in_flight=0)  # an event carries no load
-        event = Event(event_id, kind, float(self._next), self.revision, router, self.epoch, record=record)
+        event = Event(
+            event_id, kind, float(self._next), self.revision, router, self.epoch, record=record, changes=changes
+        )
         self.revision = event_id
         self.events.append(event)
         self.changed.set()

@@ -11,6 +11,7 @@ from shared_registry.model import Event, EventKind
 from tests.support.chaos.samples import Sample
 from tests.support.chaos.spans import Span, Spans, union
 from tests.support.chaos.world import SETTLING_SECONDS, Place, World
+from tests.support.whole_events import with_records
 
 
 class History:
@@ -23,7 +24,7 @@ class History:
     def __init__(self, world: World, events: Sequence[Event]) -> None:
         self.world = world
         self.samples: Sequence[Sample] = world.sampler.samples
-        self.events = events
+        self.events = with_records(events)
         self.lines = {place.number: list(lines_of(place)) for place in world.places}
 
     @property

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from tests.support.health_rule import Counted
 from tests.support.model.keyspace import (
@@ -42,6 +43,18 @@ class Outcome:
     error: str = ""
 
 
+class Change(NamedTuple):
+    """A change of status that no event tells of yet."""
+
+    url: str
+    kind: str
+    router: Value
+    by: str
+    ramp: Value
+    reason: str
+    line: str
+
+
 class Namespace(LeaseRules):
     """One namespace as it must be.
 
@@ -50,6 +63,7 @@ class Namespace(LeaseRules):
     """
 
     repaired = 0
+    _untold: tuple[Change, ...] = ()
 
     # --- replicas ---
 
@@ -188,7 +202,10 @@ class Namespace(LeaseRules):
             return "duplicate"
         self.leader |= {"batch": str(batch), "batch_done": str(len(results))}
         for result in results:
+            if result.url in {change.url for change in self._untold}:
+                self._tell_changes()
             self._apply(result, thresholds, router=self.leader["router"], by="")
+        self._tell_changes()
         self._serve()
         return "applied"
 
@@ -200,6 +217,7 @@ class Namespace(LeaseRules):
         witness = router if is_passive and len(live) > 1 else None
         if not self._apply(result, thresholds, router=router, by=by, witness=witness):
             return "not_found"
+        self._tell_changes()
         self._serve()
         return "applied"
 
@@ -224,8 +242,33 @@ class Namespace(LeaseRules):
             replica.pop("slow_start_ms", None)
             if replica["status"] == "healthy" and "slow_start_ms" in self.meta:
                 replica["slow_start_ms"] = self.meta["slow_start_ms"]
-            self._emit_replica(result.url, f"replica_{replica['status']}", router=router, by=by, reason=result.error)
+            kind, ramp = f"replica_{replica['status']}", replica.get("slow_start_ms", "")
+            self._untold += (Change(result.url, kind, router, by, ramp, result.error, self._change_line(result)),)
         return True
+
+    def _change_line(self, result: Outcome) -> str:
+        """Return what an event of several changes says of one; see docs/redis-keys.md."""
+        replica = self.hashes[result.url]
+        failures = str(replica["consecutive_failures"]) if result.error else ""
+        latency = "" if result.error else f"{result.latency_ms:.3f}"
+        parts = (result.url, replica["revision"], failures, latency, replica.get("name", ""), "", result.error)
+        return "\t".join(map(str, parts))
+
+    def _tell_changes(self) -> None:
+        """Emit the changes of status: those that have all but their replicas in common in one event."""
+        untold, self._untold = self._untold, ()
+        groups: dict[object, list[Change]] = {}
+        for change in untold:
+            groups.setdefault((change.kind, change.router, change.by, change.ramp), []).append(change)
+        for first, *others in groups.values():
+            if not others:
+                self._emit_replica(first.url, first.kind, router=first.router, by=first.by, reason=first.reason)
+                continue
+            lines = "\n".join(change.line for change in (first, *others))
+            ramp = {"slow_start_ms": first.ramp} if first.ramp else {}
+            self._emit(first.kind, router=first.router, by=first.by, reason="", replica="*", changes=lines, **ramp)
+            for change in (first, *others):
+                self.hashes[change.url]["revision"] = self.meta["revision"]
 
     def _count(self, replica: Fields, thresholds: tuple[int, int], *, is_ok: bool) -> None:
         failures, successes = exact(replica["consecutive_failures"]), exact(replica["consecutive_successes"])

@@ -1,0 +1,65 @@
+"""Changes of status that one event carries without the rest of their replicas."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from shared_registry.model.replicas import (
+    NO_DOUBT,
+    Doubt,
+    ReplicaRecord,
+    ReplicaStatus,
+    make_health,
+    make_record,
+)
+
+
+class StatusChange(NamedTuple):
+    """One replica in an event of several; see lua/lib/status_changes.lua.
+
+    Attributes:
+        key: The replica's canonical url.
+        before: The replica's revision before the event. What is known of another revision may lack a change in between.
+        failures: How many probes in a row have failed.
+        latency_ms: The latency of the probe that succeeded; `None` if one has failed.
+        name: The replica's name; empty if it has none.
+        unreached_by: See `Doubt`.
+        reason: The error of the probe that has failed; empty if one has succeeded.
+    """
+
+    key: str
+    before: str
+    failures: int
+    latency_ms: float | None
+    name: str
+    unreached_by: tuple[str, ...]
+    reason: str
+
+    def after(
+        self, known: ReplicaRecord, status: ReplicaStatus, *, at: float, revision: str, slow_start_seconds: float | None
+    ) -> ReplicaRecord:
+        """Return the replica after the change.
+
+        Args:
+            known: The replica before it.
+            status: The new status.
+            at: The time of the change.
+            revision: The id of the event.
+            slow_start_seconds: See `ReplicaRecord`.
+        """
+        before, error = known.health, known.last_error
+        if status is ReplicaStatus.HEALTHY:
+            health = make_health((status, at, before.last_failure_at, 0, 0, self.latency_ms))
+        else:
+            health = make_health((status, before.last_ok_at, at, self.failures, 0, before.last_latency_ms))
+            error = self.reason
+        return make_record.replaced(
+            known,
+            health=health,
+            doubt=Doubt(unreached_by=self.unreached_by) if self.unreached_by else NO_DOUBT,
+            status_since=at,
+            last_error=error,
+            slow_start_seconds=slow_start_seconds,
+            ejected_until=None,
+            revision=revision,
+        )
