@@ -33,7 +33,7 @@ class Sampling:
         self._interval_seconds = interval_seconds
         self._silence_seconds = SHORTEST_SECONDS
         self._count = 0
-        self._told_at: dict[str, float] = {}
+        self._told: dict[str, tuple[float, float]] = {}  # when, and the replica's phase
         self._watched_until: dict[str, float] = {}
 
     def watch(self, key: str, *, now: float) -> None:
@@ -42,7 +42,7 @@ class Sampling:
 
     def forget(self, key: str) -> None:
         """Forget a replica."""
-        self._told_at.pop(key, None)
+        self._told.pop(key, None)
         self._watched_until.pop(key, None)
 
     def has_to_tell(self, record: ReplicaRecord, *, ok: bool, now: float) -> bool:
@@ -57,18 +57,19 @@ class Sampling:
         if not ok or not _is_settled(record):
             if record.health.status is ReplicaStatus.HEALTHY:
                 self.watch(key, now=now)
-            self._told_at.pop(key, None)
+            self._told.pop(key, None)
             return True
         # Time is divided into equal parts, one report in each; every replica's parts begin at another time.
-        told_at = self._told_at.get(key)
-        if told_at is not None:
-            phase, silence = phase_of(key), self._silence_seconds
+        told = self._told.get(key)
+        if told is not None:
+            told_at, phase = told
+            silence = self._silence_seconds
             is_same_part = math.floor(told_at / silence + phase) == math.floor(now / silence + phase)
             if is_same_part and not (self._watched_until and self._is_watched(key, now)):
                 return False
-        self._told_at[key] = now
-        if len(self._told_at) != self._count:
-            self._count = len(self._told_at)
+        self._told[key] = now, phase_of(key) if told is None else told[1]
+        if len(self._told) != self._count:
+            self._count = len(self._told)
             self._silence_seconds = self._silence()
         return True
 

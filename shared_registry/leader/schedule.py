@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import heapq
 import math
@@ -11,6 +10,8 @@ import random
 from shared_registry.model import ReplicaRecord, ReplicaStatus
 
 JITTER_SHARE = 0.05
+PARTS = 100
+"""Into how many parts of an interval due times are divided. One heap of a large fleet would not fit in a fast cache."""
 
 
 def is_change_pending(status: ReplicaStatus, *, ok: bool) -> bool:
@@ -21,7 +22,6 @@ def is_change_pending(status: ReplicaStatus, *, ok: bool) -> bool:
     return ok is (status is ReplicaStatus.UNHEALTHY)
 
 
-@functools.lru_cache(maxsize=100_000)
 def phase_of(key: str) -> float:
     """Return a replica's phase in the interval, in [0, 1). It is the same on every router."""
     digest = hashlib.blake2b(key.encode(), digest_size=8).digest()
@@ -36,6 +36,21 @@ def next_slot(now: float, *, phase: float, interval: float) -> float:
     """
     offset = phase * interval
     return (math.floor((now + interval / 2 - offset) / interval) + 1) * interval + offset
+
+
+class _ProbeTurn:
+    """When a replica is due: infinity while it is being probed, and not a number once it is forgotten."""
+
+    __slots__ = ("due", "key", "phase")
+
+    def __init__(self, key: str) -> None:
+        self.key = key
+        self.phase = phase_of(key)
+        self.due = math.inf
+
+    def __lt__(self, other: _ProbeTurn) -> bool:
+        """Order replicas that are due at the same time."""
+        return self.key < other.key
 
 
 class Schedule:
@@ -57,13 +72,17 @@ class Schedule:
         self._fast_interval = min(fast_interval, interval)
         self._rng = rng
         self.popped_due = 0.0
-        self._due: dict[str, float] = {}
-        self._out: set[str] = set()
-        self._heap: list[tuple[float, str]] = []
+        self._turns: dict[str, _ProbeTurn] = {}
+        self._out: set[str] = set()  # those that are dropped while they are being probed
+        self._part_seconds = interval / PARTS
+        self._heap: list[tuple[float, _ProbeTurn]] = []  # the first part
+        self._reached = -1
+        self._parts: list[int] = []
+        self._later: dict[int, list[tuple[float, _ProbeTurn]]] = {}
 
     def __len__(self) -> int:
         """Return how many replicas are scheduled."""
-        return len(self._due)
+        return len(self._turns)
 
     def add(self, record: ReplicaRecord, *, now: float, server_now: float | None = None) -> None:
         """Schedule a replica that is to be probed, unless it is scheduled.
@@ -73,34 +92,41 @@ class Schedule:
         replica that was dropped and comes back while its probe is under way waits for the end of that probe.
         """
         key = record.key
-        if key in self._due:
+        if key in self._turns:
             return
+        turn = self._turns[key] = _ProbeTurn(key)
         if key in self._out:
-            self._due[key] = math.inf
+            self._out.discard(key)
         else:
             is_settled = server_now is not None and not self._is_overdue(record, server_now)
-            self._set(key, self._first_slot(key, now) if is_settled else now)
+            self._set(turn, self._first_slot(turn, now) if is_settled else now)
 
     def drop(self, key: str) -> None:
         """Forget a replica that is no longer probed."""
-        self._due.pop(key, None)
+        turn = self._turns.pop(key, None)
+        if turn is not None:
+            if turn.due == math.inf:
+                self._out.add(key)
+            turn.due = math.nan
 
     def settle(self, key: str, status: ReplicaStatus, *, ok: bool, now: float) -> None:
         """Schedule the next probe after this result, unless the replica is no longer probed."""
-        self._out.discard(key)
-        if key not in self._due:
-            return
-        if is_change_pending(status, ok=ok):
-            self._set(key, now + self._fast_interval)
+        turn = self._turns.get(key)
+        if turn is None:
+            self._out.discard(key)
+        elif is_change_pending(status, ok=ok):
+            self._set(turn, now + self._fast_interval)
         else:
             jitter = (self._rng.random() - 0.5) * JITTER_SHARE * self._interval
-            self._set(key, next_slot(now, phase=phase_of(key), interval=self._interval) + jitter)
+            self._set(turn, next_slot(now, phase=turn.phase, interval=self._interval) + jitter)
 
     def put_back(self, key: str, *, due: float) -> None:
         """Schedule a replica whose probe had no result, unless the replica is no longer probed."""
-        self._out.discard(key)
-        if key in self._due:
-            self._set(key, due)
+        turn = self._turns.get(key)
+        if turn is None:
+            self._out.discard(key)
+        else:
+            self._set(turn, due)
 
     def hasten_next(self, now: float) -> None:
         """Make the replica that is due next due now, so that a new leader shows at once whether it can probe."""
@@ -109,37 +135,52 @@ class Schedule:
 
     def hasten(self, key: str, *, now: float) -> bool:
         """Make a replica due now, because a session failed there. Return `False` if it is unknown or being probed."""
-        due = self._due.get(key, math.inf)
-        if now < due < math.inf:
-            self._set(key, now)
-        return due < math.inf
+        turn = self._turns.get(key)
+        if turn is None:
+            return False
+        if now < turn.due < math.inf:
+            self._set(turn, now)
+        return turn.due < math.inf
 
     def pop_due(self, now: float) -> str | None:
         """Return the replica that has been due for the longest time, or `None`.
 
         It is not due again until it is settled or put back.
         """
-        while self._heap and self._heap[0][0] <= now:
-            due, key = heapq.heappop(self._heap)
-            if self._due.get(key) == due:
-                self._due[key] = math.inf
-                self._out.add(key)
-                self.popped_due = due
-                return key
-        return None
+        if self.next_due() > now:
+            return None
+        self.popped_due, turn = heapq.heappop(self._heap)
+        turn.due = math.inf
+        return turn.key
 
     def next_due(self) -> float:
         """Return when the next replica is due; infinity if no replica is scheduled."""
-        while self._heap and self._due.get(self._heap[0][1]) != self._heap[0][0]:
-            heapq.heappop(self._heap)
-        return self._heap[0][0] if self._heap else math.inf
+        while True:
+            heap = self._heap
+            while heap:
+                due, turn = heap[0]
+                if turn.due == due:
+                    return due
+                heapq.heappop(heap)
+            if not self._parts:
+                return math.inf
+            self._reached = heapq.heappop(self._parts)
+            self._heap = self._later.pop(self._reached)
+            heapq.heapify(self._heap)
 
-    def _set(self, key: str, due: float) -> None:
-        self._due[key] = due
-        heapq.heappush(self._heap, (due, key))
+    def _set(self, turn: _ProbeTurn, due: float) -> None:
+        turn.due = due
+        part = int(due / self._part_seconds)
+        if part <= self._reached:
+            heapq.heappush(self._heap, (due, turn))
+        elif (later := self._later.get(part)) is not None:
+            later.append((due, turn))
+        else:
+            self._later[part] = [(due, turn)]
+            heapq.heappush(self._parts, part)
 
-    def _first_slot(self, key: str, now: float) -> float:
-        return next_slot(now - self._interval / 2, phase=phase_of(key), interval=self._interval)
+    def _first_slot(self, turn: _ProbeTurn, now: float) -> float:
+        return next_slot(now - self._interval / 2, phase=turn.phase, interval=self._interval)
 
     def _is_overdue(self, record: ReplicaRecord, server_now: float) -> bool:
         health = record.health

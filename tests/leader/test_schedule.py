@@ -13,7 +13,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from shared_registry.leader.schedule import JITTER_SHARE, Schedule, is_change_pending, next_slot, phase_of
+from shared_registry.leader.schedule import JITTER_SHARE, PARTS, Schedule, is_change_pending, next_slot, phase_of
 from shared_registry.model import AdminState, ReplicaEndpoint, ReplicaHealth, ReplicaRecord, ReplicaStatus
 from tests.support.effort import effort
 from tests.support.fake_clock import START
@@ -332,6 +332,34 @@ def test_settled_replicas_are_probed_about_once_an_interval(
     full = [counts[number] for number in range(1, int(3600 / interval) - 1)]
     assert sum(full) / len(full) == pytest.approx(len(numbers), rel=0.02)
     assert max(full) <= 2 * len(numbers)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_due_replicas_come_in_order_whenever_they_were_scheduled(seed: int) -> None:
+    schedule, due, now, rng = a_schedule(), dict[str, float](), START, random.Random(seed)
+    for _ in range(2_000):
+        number, step = rng.randrange(40), rng.choice(["put", "put", "put", "hasten", "drop", "pop"])
+        key, at = url_of(number), now + rng.choice([INTERVAL, 2 * INTERVAL / PARTS, 0.0]) * rng.random()
+        if step == "put":
+            schedule.add(record_of(number), now=now)
+            schedule.put_back(key, due=at)
+            due[key] = at
+        elif step == "hasten":
+            assert schedule.hasten(key, now=now) is (key in due)
+            due |= {key: min(due[key], now)} if key in due else {}
+        elif step == "drop":
+            schedule.drop(key)
+            due.pop(key, None)
+        else:
+            now += rng.choice([INTERVAL, INTERVAL / PARTS]) * rng.random()
+            expected = sorted((at, url) for url, at in due.items() if at <= now)
+            assert pop_all(schedule, now) == [url for _, url in expected]
+            for _, url in expected:
+                schedule.drop(url)
+                schedule.settle(url, HEALTHY, ok=True, now=now)
+                del due[url]
+        assert schedule.next_due() == min(due.values(), default=math.inf)
+        assert len(schedule) == len(due)
 
 
 @effort(examples=60)
