@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import math
 import random
 from collections import deque
@@ -87,9 +88,10 @@ class _Probing:
         url: The url that is probed.
         is_in_doubt: Whether a kept connection must not vouch for the replica.
         prompt: The probe, if it needs no task.
+        ended: See `HttpProber.begin`.
     """
 
-    __slots__ = ("_ended", "_run", "is_in_doubt", "mandate", "prompt", "record", "url")
+    __slots__ = ("ended", "is_in_doubt", "mandate", "prompt", "record", "url")
 
     def __init__(
         self,
@@ -104,12 +106,7 @@ class _Probing:
         self.url = url
         self.is_in_doubt = _is_in_doubt(record)
         self.prompt: PromptProbe | None = None
-        self._run = run
-        self._ended = ended
-
-    def ended(self, outcome: ProbeOutcome | float) -> None:
-        """See `HttpProber.begin`."""
-        self._ended(self._run, self, outcome)
+        self.ended = functools.partial(ended, run, self)
 
 
 class HealthLoop:

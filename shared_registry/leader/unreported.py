@@ -98,7 +98,7 @@ class Unreported:
 
     def is_behind(self, key: str) -> bool:
         """Return whether many results wait, and one of this replica among them."""
-        return sum(map(len, self._queues)) > BEHIND and key in self._keys
+        return key in self._keys and sum(map(len, self._queues)) > BEHIND
 
     @property
     def is_waiting(self) -> bool:

@@ -37,6 +37,10 @@ class AdminState(enum.Enum):
     REMOVED = "removed"
 
 
+_PROBED = AdminState.ACTIVE, AdminState.DRAINING
+"""Named once, because it takes long to read a member of an enum."""
+
+
 class Source(enum.StrEnum):
     """The source of a replica's spec: a config file, an operator or a program on purpose, or an announcement.
 
@@ -215,7 +219,7 @@ class ReplicaRecord:
     @property
     def is_probed(self) -> bool:
         """Whether the leader probes the replica, which means that it is neither disabled nor removed."""
-        return self.admin in (AdminState.ACTIVE, AdminState.DRAINING)
+        return self.admin in _PROBED
 
     def after_event(self, record: ReplicaRecord) -> ReplicaRecord:
         """Return the record after an event that carries `record`. An event carries no load, so the load is kept."""

@@ -6,6 +6,7 @@ It may be opened by its first exchange, if that is without TLS, or taken over af
 from __future__ import annotations
 
 import asyncio
+import functools
 from collections.abc import Callable
 from typing import cast
 
@@ -25,6 +26,8 @@ from shared_registry.probing.own_trouble import OwnTrouble
 from shared_registry.probing.plain_response import read_plain
 from shared_registry.probing.plain_socket import Carrier
 
+KNOWN_RESPONSES = 16
+"""How many responses are remembered: within a second, replicas of one kind send equal ones."""
 ExchangeEnded = Callable[[Response | ProbeFailure | OwnTrouble], None]
 """Receives the response, or why there is none."""
 
@@ -37,13 +40,13 @@ class KeptConnection(asyncio.Protocol):
         has_connected: Whether it has been established. It can carry its first exchange before.
         has_received: Whether any byte was received in the present exchange, or in the last one.
         exchanges: How many exchanges it has carried.
+        is_usable: Whether it may carry another exchange, as far as was seen when the last one ended.
     """
 
     __slots__ = (
         "_budget",
         "_carrier",
         "_ended",
-        "_is_usable",
         "_port",
         "_reader",
         "_received",
@@ -52,6 +55,7 @@ class KeptConnection(asyncio.Protocol):
         "exchanges",
         "has_connected",
         "has_received",
+        "is_usable",
     )
 
     def __init__(
@@ -75,7 +79,7 @@ class KeptConnection(asyncio.Protocol):
         self._request: WholeRequest
         self._reader: ResponseReader | None = None
         self._received: Received
-        self._is_usable = True
+        self.is_usable = True
         self._carrier = take_over(self)
 
     def count_in(self, budget: KeptBudget) -> None:
@@ -86,7 +90,7 @@ class KeptConnection(asyncio.Protocol):
     @property
     def is_idle(self) -> bool:
         """Whether it can carry another exchange, as far as this side knows."""
-        return self._is_usable and self._ended is None and not self._carrier.is_closing()
+        return self.is_usable and self._ended is None and not self._carrier.is_closing()
 
     def begin(self, request: WholeRequest, ended: ExchangeEnded) -> None:
         """Send a request. The connection must be idle.
@@ -121,7 +125,7 @@ class KeptConnection(asyncio.Protocol):
 
     def abort(self) -> None:
         """Close the connection at once. An exchange under way is given up without a word."""
-        self._is_usable, self._ended = False, None
+        self.is_usable, self._ended = False, None
         self._carrier.abort()
 
     # What the event loop calls
@@ -139,10 +143,10 @@ class KeptConnection(asyncio.Protocol):
             return
         if not self.has_received:
             self.has_received = True
-            plain = read_plain(data) if self._request.method != "HEAD" else None
+            plain = _plain_response(data) if self._request.method != "HEAD" else None
             if plain is not None:
                 self._ended = None
-                ended(Response(*plain))
+                ended(plain)
                 return
             self._received, self._reader = Received(), ResponseReader()
             self._reader.begin(self._received, is_head_request=self._request.method == "HEAD", is_upgrade=False)
@@ -151,7 +155,7 @@ class KeptConnection(asyncio.Protocol):
     def eof_received(self) -> bool:
         """End a body whose end is the end of the connection."""
         if self._reader is not None and self._ended is not None and self._reader.end_with_connection():
-            self._is_usable = False
+            self.is_usable = False
             self._end(self._received.response())
         return False
 
@@ -159,7 +163,7 @@ class KeptConnection(asyncio.Protocol):
         """End the exchange under way, if there is one."""
         if self._budget is not None:
             self._budget.kept -= 1
-        self._is_usable = False
+        self.is_usable = False
         if error is not None and not self.has_connected:
             self._end(connect_failure(error, self.address, self._port))
             return
@@ -174,7 +178,7 @@ class KeptConnection(asyncio.Protocol):
         try:
             reader.feed(data)
         except BodyTooLong:
-            self._is_usable = False
+            self.is_usable = False
             self._end(self._received.response())
             self._carrier.abort()
         except ReplicaBroke as error:
@@ -182,11 +186,11 @@ class KeptConnection(asyncio.Protocol):
             self._carrier.abort()
         else:
             if reader.is_complete:
-                self._is_usable = self._is_usable and reader.may_carry_more
+                self.is_usable = self.is_usable and reader.may_carry_more
                 self._end(self._received.response())
 
     def _fail(self, error: ReplicaBroke) -> None:
-        self._is_usable = False
+        self.is_usable = False
         if self._ended is not None:
             received = self._received if self._reader is not None else Received()
             self._end(exchange_failure(error, received, has_received=self.has_received))
@@ -195,3 +199,9 @@ class KeptConnection(asyncio.Protocol):
         ended, self._ended, self._reader = self._ended, None, None
         if ended is not None:
             ended(found)
+
+
+@functools.lru_cache(KNOWN_RESPONSES)
+def _plain_response(data: bytes) -> Response | None:
+    plain = read_plain(data)
+    return None if plain is None else Response(*plain)

@@ -80,6 +80,7 @@ class _Origin:
     Attributes:
         opened: A connection in its first exchange.
         kept: The connection after that.
+        is_forgotten: Whether the replica was removed, so that no connection to it is kept.
     """
 
     key: str
@@ -96,6 +97,7 @@ class _Origin:
     request: _Request | None = None
     activity: str = _CONNECTING
     looked_up_at: float = math.inf
+    is_forgotten: bool = False
 
     @classmethod
     def of(cls, key: str) -> _Origin:
@@ -132,12 +134,11 @@ class PromptProbe(Limit):
         origin: _Origin,
         kept: KeptConnection,
         timeout: float,
-        *,
         mismatch: Callable[[Response], str | None],
         release: Callable[[PromptProbe, bool], None],
         ended: ProbeEnded,
     ) -> None:
-        super().__init__()
+        self.slot = -1  # it is added to the wheel at once, which sets the rest
         self.origin = origin
         self.kept = kept
         self._timeout = timeout
@@ -212,7 +213,7 @@ class HttpProber:
         """
         self._config = config or RouterConfig()
         self._names = names or Names()
-        self._expectations = Expectations(self._config)
+        self._mismatch = Expectations(self._config).mismatch
         self._body = (self._config.health_check_request_body or "").encode()
         self._tls = TlsContexts(self._config, ssl_context)
         self._origins: dict[str, _Origin] = {}
@@ -225,6 +226,7 @@ class HttpProber:
         self._loop: asyncio.AbstractEventLoop | None = None  # to ask for it anew costs a system call
         self._has_descriptors_until = -math.inf
         self._is_closed = False
+        self._release_probe = self._release  # made once, not for each probe
 
     async def __aenter__(self) -> Self:
         return self
@@ -240,6 +242,7 @@ class HttpProber:
         if self._turning is not None:
             self._turning.cancel()
         for origin in self._origins.values():
+            origin.is_forgotten = True
             origin.hang_up()
         self._origins.clear()
         self._known.clear()
@@ -347,14 +350,14 @@ class HttpProber:
             if kept is None:
                 origin.turn.give_back()
                 return None
-        mismatch = self._expectations.mismatch
-        probe = PromptProbe(origin, kept, timeout, mismatch=mismatch, release=self._release, ended=ended)
+        probe = PromptProbe(origin, kept, timeout, self._mismatch, self._release_probe, ended)
         if self._loop is None:
             self._loop = asyncio.get_running_loop()
         self._under_way.add(probe, timeout, now=self._loop.time())
         if self._turning is None:
             self._turning = self._loop.call_at(self._under_way.next_turn, self._turn, self._loop)
-        kept.begin(self._request(origin, target).packed, probe.answered)
+        request = origin.request if target == origin.target else None
+        kept.begin((request or self._request(origin, target)).packed, probe.answered)
         return probe
 
     def _dial(self, origin: _Origin, *, fresh: bool) -> KeptConnection | None:
@@ -396,7 +399,7 @@ class HttpProber:
         """End a probe without a task."""
         origin, kept = probe.origin, probe.kept
         self._under_way.discard(probe)
-        is_kept = is_kept and kept.is_idle and self._origins.get(origin.key) is origin
+        is_kept = is_kept and kept.is_usable and not origin.is_forgotten
         if is_kept and kept.exchanges == 1:
             is_kept = self._budget.has_room
             if is_kept:
@@ -438,7 +441,7 @@ class HttpProber:
     async def _check(self, origin: _Origin, target: str, *, fresh: bool, address: str) -> str | None:
         kind = self._config.health_check_type
         if kind == "http":
-            return self._expectations.mismatch(await self._ask(origin, target, fresh=fresh, address=address))
+            return self._mismatch(await self._ask(origin, target, fresh=fresh, address=address))
         connection = await self._connect(origin, address, fresh=fresh)
         if kind == "tcp":
             return None
@@ -540,13 +543,14 @@ class HttpProber:
                 return await connection.exchange(request)
             return await exchange(connection, request)
         finally:
-            if not connection.is_idle or self._origins.get(origin.key) is not origin:
+            if not connection.is_idle or origin.is_forgotten:
                 origin.hang_up()
 
     def _drop(self, key: str) -> None:
         origin = self._origins.pop(key, None)
         if origin is None:
             return
+        origin.is_forgotten = True
         for url in origin.urls:
             del self._known[url]
         if not origin.turn.is_taken:
