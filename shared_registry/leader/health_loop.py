@@ -343,7 +343,7 @@ class HealthLoop:
         probing.prompt = prompt
         if prompt is not None:
             self._prompt.add(prompt)
-            self._effort -= _effort_of(prompt)
+            self._effort -= _effort_of(prompt) if prompt.opens_connection else 1
         else:
             self._effort -= TASK_EFFORT
             run.group.create_task(self._ask(run, probing, fresh=is_fresh))
@@ -448,13 +448,13 @@ class HealthLoop:
         """Schedule the next probe of a replica after this one. Return whether the result is worth a report."""
         key, now = record.key, self._clock.monotonic()
         known = self._replicas.record(key) or record
+        is_ok = outcome.error is None and outcome.trouble is None
         if known.incarnation == record.incarnation:
-            is_good = _is_good(outcome, known.health.status) or self._is_handed_over(known)
+            is_good = is_ok or _is_good(outcome, known.health.status) or self._is_handed_over(known)
             schedule.settle(key, known.health.status, ok=is_good, now=now)
         else:
             schedule.put_back(key, due=now)
-        self._judge_oneself(known, outcome, replicas=len(schedule))
-        is_ok = outcome.error is None and outcome.trouble is None
+        self._judge_oneself(known, outcome, schedule, is_ok=is_ok)
         return known.incarnation != record.incarnation or self._sampling.has_to_tell(known, ok=is_ok, now=now)
 
     def _result(self, record: ReplicaRecord, outcome: ProbeOutcome, address: str) -> ProbeResult | None:
@@ -465,16 +465,16 @@ class HealthLoop:
             return ProbeResult(record.key, record.incarnation, 0.0, str(outcome.trouble), is_unsure=True)
         return None
 
-    def _judge_oneself(self, record: ReplicaRecord, outcome: ProbeOutcome, *, replicas: int) -> None:
+    def _judge_oneself(self, record: ReplicaRecord, outcome: ProbeOutcome, schedule: Schedule, *, is_ok: bool) -> None:
         """Record whether the probe failed because of this router's own trouble, and whether it should go on leading."""
         self._listeners.note(outcome)
-        if outcome.trouble is None and outcome.error is None:
+        if is_ok:
             self._listeners.on_reach(record.key, True)  # noqa: FBT003  the state to set
         elif outcome.trouble is None and self._is_handed_over(record):
             self._listeners.on_reach(record.key, False)  # noqa: FBT003  the state to set
         health = self._local_health
         health.note(record.key, outcome.trouble, is_healthy=record.health.status is ReplicaStatus.HEALTHY)
-        if health.may_complain and health.complaint(replicas, now=self._clock.monotonic()) is not None:
+        if health.may_complain and health.complaint(len(schedule), now=self._clock.monotonic()) is not None:
             self._wake.set()
 
     def _is_handed_over(self, record: ReplicaRecord) -> bool:
@@ -483,8 +483,7 @@ class HealthLoop:
 
 
 def _effort_of(prompt: PromptProbe) -> int:
-    if not prompt.opens_connection:
-        return 1
+    """Return what a probe costs that opens a connection."""
     return HANDSHAKE_EFFORT if prompt.shakes_hands else DIAL_EFFORT
 
 

@@ -125,9 +125,13 @@ ProbeEnded = Callable[[ProbeOutcome | float], None]
 
 
 class PromptProbe(Limit):
-    """A probe without a task. Only `cancel`, `opens_connection` and `shakes_hands` are for others than the prober."""
+    """A probe without a task. Only `cancel`, `opens_connection` and `shakes_hands` are for others than the prober.
 
-    __slots__ = ("_ended", "_mismatch", "_release", "_started", "_timeout", "kept", "origin")
+    Attributes:
+        opens_connection: Whether it opens its connection.
+    """
+
+    __slots__ = ("_ended", "_mismatch", "_release", "_started", "_timeout", "kept", "opens_connection", "origin")
 
     def __init__(
         self,
@@ -141,16 +145,12 @@ class PromptProbe(Limit):
         self.slot = -1  # it is added to the wheel at once, which sets the rest
         self.origin = origin
         self.kept = kept
+        self.opens_connection = not kept.exchanges
         self._timeout = timeout
         self._mismatch = mismatch
         self._release = release
         self._ended = ended
         self._started = time.perf_counter()
-
-    @property
-    def opens_connection(self) -> bool:
-        """Whether it opens its connection."""
-        return self.kept.exchanges == 1
 
     @property
     def shakes_hands(self) -> bool:
@@ -170,7 +170,7 @@ class PromptProbe(Limit):
         """End it, because its exchange has ended."""
         if type(found) is Response:
             self._end(self._mismatch(found))
-        elif isinstance(found, Unanswered) and self.kept.exchanges > 1:
+        elif isinstance(found, Unanswered) and not self.opens_connection:
             self.cancel()
             self._ended(time.perf_counter() - self._started)
         elif isinstance(found, OwnTrouble):
