@@ -399,6 +399,9 @@ class HttpProber:
         """End a probe without a task."""
         origin, kept = probe.origin, probe.kept
         self._under_way.discard(probe)
+        if self._turning is not None and self._under_way.next_turn == math.inf:  # to wake up for nothing costs much
+            self._turning.cancel()
+            self._turning = None
         is_kept = is_kept and kept.is_usable and not origin.is_forgotten
         if is_kept and kept.exchanges == 1:
             is_kept = self._budget.has_room

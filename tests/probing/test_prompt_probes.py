@@ -5,17 +5,20 @@ from __future__ import annotations
 import asyncio
 import errno
 import itertools
+import os
 import socket
 import sys
+from typing import Any
 
 import pytest
 
-from shared_registry.probing import HttpProber, budget, plain_socket
+from shared_registry.probing import HttpProber, budget, kept, plain_socket
+from shared_registry.probing.plain_response import read_plain
 from shared_registry.probing.plain_socket import PlainSockets
 from shared_registry.probing.prober import EXCHANGES_PER_CONNECTION
 from tests.support.prompt_probe import RESPONSES, prompt, sending
 from tests.support.replica_server import ReplicaServer
-from tests.support.scripted_server import LONG, OK, SHORT, Peer, answer_all, scripted, stay_silent
+from tests.support.scripted_server import LONG, OK, SHORT, Peer, Script, answer_all, scripted, stay_silent
 from tests.support.until import until
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a new connection needs a task")
@@ -79,6 +82,44 @@ async def test_a_response_may_arrive_in_pieces() -> None:
 
     async with scripted(script) as server, HttpProber() as prober:
         assert (await prompt(prober, f"{server.url}/health")).error is None
+
+
+async def test_no_timer_is_left_when_no_probe_is_under_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    timers, loop = list[asyncio.TimerHandle](), asyncio.get_running_loop()
+    call_at = loop.call_at
+
+    def noted(*arguments: Any, **options: Any) -> asyncio.TimerHandle:
+        timers.append(call_at(*arguments, **options))
+        return timers[-1]
+
+    monkeypatch.setattr(loop, "call_at", noted)
+    async with scripted(answer_all) as server, scripted(stay_silent) as silent, HttpProber() as prober:
+        assert (await prompt(prober, f"{server.url}/health")).error is None
+        assert timers
+        assert timers[-1].cancelled(), "nothing is left to be timed"
+        outcomes = await asyncio.gather(prompt(prober, silent.url, SHORT), prompt(prober, server.url))
+        assert [outcome.error is None for outcome in outcomes] == [False, True], "the other one is timed nevertheless"
+
+
+async def test_equal_responses_are_read_once_and_others_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    read = list[bytes]()
+
+    def noted(data: bytes) -> tuple[int, bytes] | None:
+        read.append(data)
+        return read_plain(data)
+
+    moment = os.urandom(8).hex().encode()
+
+    def saying(status: int) -> Script:
+        return sending(b"HTTP/1.1 %d Told\r\nContent-Length: 16\r\n\r\n%s" % (status, moment))
+
+    monkeypatch.setattr(kept, "read_plain", noted)
+    async with scripted(saying(200)) as one, scripted(saying(200)) as two, scripted(saying(503)) as ill:
+        prober = HttpProber()
+        outcomes = [await prompt(prober, server.url) for server in (one, two, ill, one)]
+        await prober.aclose()
+    assert [outcome.error for outcome in outcomes] == [None, None, "HTTP 503", None]
+    assert len(read) == 2
 
 
 class _Counting(asyncio.Protocol):
