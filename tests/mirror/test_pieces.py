@@ -108,6 +108,24 @@ async def test_in_a_burst_one_read_brings_what_many_reports_wrote(
     assert router.reader.count("wait_events") == reads + 2, "one for those, and one for the next"
 
 
+async def test_many_changes_in_one_event_are_a_burst_too(
+    router: MirroringRouter, history: History, clock: FakeClock
+) -> None:
+    for number in range(4, 4 + BURST_CHANGES):
+        history.register(number)
+    await clock.advance(1.0)
+    assert router.is_equal
+    history.turn(range(4, 4 + BURST_CHANGES), ReplicaStatus.HEALTHY)
+    await clock.advance(BURST_SECONDS / 4)
+    assert router.is_equal
+    reads = router.reader.count("wait_events")
+    history.change(2)
+    await clock.advance(BURST_SECONDS / 2)
+    assert router.reader.count("wait_events") == reads, "others are let come"
+    await clock.advance(BURST_SECONDS)
+    assert router.is_equal
+
+
 async def test_single_changes_are_read_at_once(router: MirroringRouter, history: History, clock: FakeClock) -> None:
     for number in range(BURST_CHANGES):
         history.change(1 + number % 3)
