@@ -16,14 +16,15 @@ do -- a script has 200 local names at most
   local untold, untold_by_key = {}, {}
 
   local function emit_change(change, now_ms, reply)
-    emit_replica(now_ms, change.key, change.url, {'kind', 'replica_' .. change.status, 'router', change.router, 'by',
-      change.by, 'reason', change.reason}, reply)
+    emit_replica(now_ms, change.key, change.url,
+      {'kind', change.kind, 'router', change.router, 'by', change.by, 'reason', change.reason}, reply)
   end
 
   -- Tells a change: at once if it needs the whole state of its replica, otherwise by `emit_changes`.
-  -- change: key and url of the replica, status, router, by, reason, slow_start_ms (empty if it has no ramp), fields (a
-  -- flat list of what was written), state (as read_state returned it before), and is_special if it has written more.
-  function note_change(change, now_ms, reply)
+  -- change: key and url of the replica, kind of the event, router, by, reason, slow_start_ms (empty if it has no ramp),
+  -- fields (a flat list of what was written), state (as read_state returned it before), and is_special if it has
+  -- written more.
+  note_change = function(change, now_ms, reply)
     if change.is_special or not string.match(change.state.revision or '', '^%d+%-%d+$') then
       emit_change(change, now_ms, reply)
       return
@@ -32,7 +33,7 @@ do -- a script has 200 local names at most
     untold_by_key[change.key] = change
   end
 
-  function untold_changes()
+  untold_changes = function()
     return #untold
   end
 
@@ -46,7 +47,7 @@ do -- a script has 200 local names at most
   end
 
   local function line_of(change)
-    local is_unhealthy = change.status == 'unhealthy'
+    local is_unhealthy = change.kind == 'replica_unhealthy'
     local texts = {
       change.state.name or '', is_unhealthy and change.state.unreached_by or '', written(change, 'last_error'),
     }
@@ -69,7 +70,7 @@ do -- a script has 200 local names at most
       lines[i] = line_of(change)
     end
     local fields = {
-      'kind', 'replica_' .. first.status, 'router', first.router, 'by', first.by, 'reason', '', 'replica', '*',
+      'kind', first.kind, 'router', first.router, 'by', first.by, 'reason', '', 'replica', '*',
       'changes', table.concat(lines, '\n'),
     }
     if first.slow_start_ms ~= '' then
@@ -85,13 +86,13 @@ do -- a script has 200 local names at most
 
   -- Emits the changes that were noted: those with the same status and origin in one event.
   -- replica_key: emits them only if one of this replica is among them, because more about it may follow; nil for all.
-  function emit_changes(now_ms, reply, replica_key)
+  emit_changes = function(now_ms, reply, replica_key)
     if #untold == 0 or (replica_key and not untold_by_key[replica_key]) then
       return
     end
     local groups, by_origin = {}, {}
     for _, change in ipairs(untold) do
-      local origin = table.concat({change.status, change.router, change.by, change.slow_start_ms}, '\n')
+      local origin = table.concat({change.kind, change.router, change.by, change.slow_start_ms}, '\n')
       if not by_origin[origin] then
         by_origin[origin] = {}
         groups[#groups + 1] = by_origin[origin]

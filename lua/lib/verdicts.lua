@@ -91,14 +91,22 @@ local function is_prober_heard(state, limits, now_ms)
   return state.prober and now_ms < until_ms and until_ms <= now_ms + word_ms(limits) and is_probing(state.prober)
 end
 
-local answers = {}
+-- What is the same for all results of a script is read once.
+local common = {}
 
--- Returns the answer to a command that no part of this script changes, which is sent once.
-local function once(name, ...)
-  if answers[name] == nil then
-    answers[name] = redis.call(...)
+local function is_anybody_waiting()
+  if common.is_anybody_waiting == nil then
+    common.is_anybody_waiting = redis.call('ZCARD', keys.queue) > 0
   end
-  return answers[name]
+  return common.is_anybody_waiting
+end
+
+-- Returns how long a replica ramps up that turns healthy; false if it does not.
+local function ramp_ms()
+  if common.ramp_ms == nil then
+    common.ramp_ms = redis.call('HGET', keys.meta, 'slow_start_ms')
+  end
+  return common.ramp_ms
 end
 
 -- Returns whether routers disagree about a replica, or did lately.
@@ -111,8 +119,7 @@ end
 -- ejection.
 -- origin: router, by, reason, and has_no_ramp if a replica that turns healthy begins no slow start.
 local function write_health(replica_key, url, state, update, status, origin, now_ms, reply)
-  local slow_start_ms = status == 'healthy' and not origin.has_no_ramp
-    and once('slow_start_ms', 'HGET', keys.meta, 'slow_start_ms')
+  local slow_start_ms = status == 'healthy' and not origin.has_no_ramp and ramp_ms()
   if status then
     for _, text in ipairs({'status', status, 'status_since_ms', whole(now_ms)}) do
       update[#update + 1] = text
@@ -145,7 +152,7 @@ local function write_health(replica_key, url, state, update, status, origin, now
   end
   refresh_ready(replica_key, url)
   note_change({
-    key = replica_key, url = url, status = status, router = origin.router, by = origin.by or '',
+    key = replica_key, url = url, kind = 'replica_' .. status, router = origin.router, by = origin.by or '',
     reason = origin.reason, slow_start_ms = slow_start_ms or '', fields = update, state = state,
     is_special = origin.prober_until_ms,
   }, now_ms, reply)
@@ -213,7 +220,7 @@ local function is_enough(reply)
   if 2 * events + changes + #suspected >= WORK_AT_ONCE then
     return true
   end
-  return events + changes >= NEWS_AT_ONCE_BESIDE_A_QUEUE and once('queue', 'ZCARD', keys.queue) > 0
+  return events + changes >= NEWS_AT_ONCE_BESIDE_A_QUEUE and is_anybody_waiting()
 end
 
 -- Emits what this script has found out and not told yet: changes of status, and its questions, up to 25 an event. An
