@@ -48,7 +48,7 @@
 --         leases_prefix affinity_prefix several_prefix inbox_prefix
 -- COST    O(log routers + probers + log announced + (urls + served) * (log replicas + log waiters))
 
--- include lib/keys.lua
+-- include lib/many_leases.lua
 -- include lib/schema.lua
 -- include lib/values.lua
 
@@ -61,6 +61,7 @@ do -- a script has 200 local names at most
   end
 end
 
+-- include lib/keys.lua
 -- include lib/draining.lua
 -- include lib/expiry.lua
 -- include lib/ejection.lua
@@ -75,10 +76,6 @@ local FORGOTTEN_MS = 3600000
 local RETURNED_AT_ONCE = 5
 local FIRST_URL = 23
 local COMPARED = 64
--- Redis keeps a small hash as a list, which it searches from its start for each field. A value of this length makes it
--- a hash table for good. Ids of named sessions are so long as well. From so many leases on that saves time.
-local MANY_LEASES = 32
-local LONG_VALUE = string.rep('-', 65)
 
 local key, expiry_ms, history_id, host, pid, version, started_at_ms, url, config_fingerprint, machine, probe_print,
   probers_version, panic_percent, trouble, probing, known_history, settled, peers, cluster, view_age_ms, probe_age_ms,
@@ -119,8 +116,9 @@ if not last_heartbeat or last_heartbeat > now_ms or now_ms - last_heartbeat > ex
 end
 -- If the clock was set back, reaping must not be put off by as much as the clock was ahead.
 reap_after = math.min(reap_after, now_ms + expiry)
-redis.call('HSET', keys.meta, 'heartbeat_at_ms', whole(now_ms), 'reap_after_ms', whole(reap_after),
-  'reap_until_ms', whole(now_ms + math.floor(expiry / 2)), 'panic_percent', panic_percent)
+redis.call('HSET', keys.meta, 'heartbeat_at_ms', whole(now_ms), 'checked_at_ms', whole(now_ms),
+  'reap_after_ms', whole(reap_after), 'reap_until_ms', whole(now_ms + math.floor(expiry / 2)),
+  'panic_percent', panic_percent)
 
 for _, far in ipairs(far_ahead) do
   local found = redis.pcall('HGET', keys.router_prefix .. far, 'expiry_ms')
@@ -230,10 +228,7 @@ local are_more_silent, next_expiry_ms = expire_announced(now_ms, key, announceme
 local _, _, _, is_partial = serve_queue(now_ms)
 
 local held = redis.call('HLEN', leases)
-if held >= MANY_LEASES then
-  redis.call('HSET', leases, '-', LONG_VALUE)
-  redis.call('HDEL', leases, '-')
-end
+spread_leases(leases, held)
 
 local history = redis.call('HMGET', keys.meta, 'history_id', 'revision', 'probers_version')
 local reply = {'alive', history[1], history[2] or '0-0', joined and '1' or '0', whole(held),

@@ -8,7 +8,7 @@
 -- the last event, and the revision that event's id.
 local function mend_meta()
   local numbers = {
-    'epoch', 'next_order', 'queue_sequence', 'heartbeat_at_ms', 'reap_after_ms', 'reap_until_ms',
+    'epoch', 'next_order', 'queue_sequence', 'heartbeat_at_ms', 'checked_at_ms', 'reap_after_ms', 'reap_until_ms',
     'heartbeats_resumed_at_ms', 'announcements_resumed_at_ms', 'announcements_cut_at_ms', 'older_router_at_ms',
     'probers_version', 'slow_start_ms',
   }

@@ -1,102 +1,81 @@
 -- The usual heartbeat: of a router that lives and has nothing new to say, in a namespace in which nobody waits, nothing
--- is announced, ejected or being brought back, and no router has expired. It reads everything before it writes. All
--- that is unusual, a wrong value or a key of another type included, is left to the rest of the command; see
--- lib/usual.lua for the reason.
+-- is announced, ejected or being brought back, and no router has expired. All that is unusual, a wrong value or a key
+-- of another type included, is left to the rest of the command; see lib/usual.lua for the reason.
+--
+-- The rest of the command runs at least once in CHECKED_MS, whichever router sends the heartbeat, and `checked_at_ms`
+-- of `meta` is when it ran last. Only it looks at what a usual heartbeat neither reads nor writes: the types of other
+-- keys, other fields of `meta`, and routers whose expiry is too far ahead.
 
--- include lib/keys.lua
+-- include lib/many_leases.lua
 -- include lib/schema.lua
 -- include lib/values.lua
 
--- The length of each of these keys, and what it must be; any, if that is false.
-local USUAL_LENGTHS = {
-  'ZCARD', keys.queue, 0, 'ZCARD', keys.settling, 0, 'ZCARD', keys.announced, 0, 'ZCARD', keys.departing, 0,
-  'ZCARD', keys.probers, false, 'ZCARD', keys.replicas, false, 'ZCARD', keys.removed, false,
-  'HLEN', keys.admin_by_name, false, 'XLEN', keys.events, false, 'ZCARD', keys.ready_primary, false,
-  'ZCARD', keys.ready_secondary, false, 'SCARD', keys.full, false, 'ZCARD', keys.spare_primary, false,
-  'ZCARD', keys.spare_secondary, false, 'ZCARD', keys.spare_answered, false,
-}
-local USUAL_DIGITS, FIRST_USUAL_DIGIT = 15, 8
-local FIRST_URL_OF_USUAL, MANY_USUAL_LEASES = 23, 32
-
-local function has_usual_lengths()
-  for i = 1, #USUAL_LENGTHS, 3 do
-    local length, wanted = redis.pcall(USUAL_LENGTHS[i], USUAL_LENGTHS[i + 1]), USUAL_LENGTHS[i + 2]
-    if type(length) ~= 'number' or (wanted and length ~= wanted) then
+-- Returns whether the record of a router is as this heartbeat would write it, apart from the ages.
+local function is_record_current(router)
+  local found = redis.pcall('HMGET', router, 'host', 'pid', 'version', 'started_at_ms', 'url', 'config_fingerprint',
+    'machine', 'probe_print', 'expiry_ms', 'probing', 'schemas', 'cluster', 'trouble', 'reap_cursor', 'queue_cursor')
+  if found.err then
+    return false
+  end
+  for i = 1, 8 do
+    if found[i] ~= ARGV[i + 3] then
       return false
     end
   end
-  return true
+  return found[9] == ARGV[2] and found[10] == ARGV[15] and found[11] == table.concat({OLDEST_SCHEMA, SCHEMA}, '-')
+    and (ARGV[19] == '' or found[12] == ARGV[19]) and not found[13] and not found[14] and not found[15]
 end
 
--- Returns the fields of `meta` that decide, or nil if one is not usual. Those from FIRST_USUAL_DIGIT on are numbers;
--- the first two of them are there.
-local function read_usual_meta()
-  local meta = redis.pcall('HMGET', keys.meta, 'schema', 'history_id', 'revision', 'returns_all', 'settling', 'cluster',
-    'names_cursor', 'heartbeat_at_ms', 'reap_after_ms', 'probers_version', 'epoch', 'next_order', 'queue_sequence',
-    'reap_until_ms', 'heartbeats_resumed_at_ms', 'announcements_resumed_at_ms', 'announcements_cut_at_ms',
-    'older_router_at_ms', 'slow_start_ms')
-  if meta.err or not (meta[1] and can_use(meta[1]) and meta[2] and meta[8] and meta[9]) or meta[4] or meta[5]
-    or not string.match(meta[3] or '', '^%d+%-%d+$')
-    or (meta[7] and meta[7] ~= 'done' and not string.match(meta[7], '^%d+$')) then
-    return nil
-  end
-  for i = FIRST_USUAL_DIGIT, 19 do
-    if meta[i] and (#meta[i] > USUAL_DIGITS or not string.match(meta[i], '^%d+$')) then
-      return nil
-    end
-  end
-  return meta
-end
-
--- Returns whether a router lives by itself: its record says what it says now, and nobody's expiry has passed or is too
--- far ahead.
-local function lives_on(router, key, probe_print, machine, now_ms, expires)
-  local now = whole(now_ms)
-  local known = redis.pcall('HMGET', router, 'probe_print', 'machine', 'trouble')
-  return not known.err and known[1] == probe_print and known[2] == machine and not known[3]
-    and type(redis.pcall('ZSCORE', keys.routers, key)) == 'string'
-    and redis.pcall('ZCOUNT', keys.routers, '-inf', now) == 0
-    and redis.pcall('ZCOUNT', keys.routers, table.concat({'(', expires}), '+inf') == 0
-    and redis.pcall('ZCOUNT', keys.ejected, '-inf', now) == 0
+-- Returns whether nobody waits, nothing is announced, departing or being brought back, and no ejection is over.
+local function has_nothing_to_do(namespace, now_ms)
+  local ejected = namespace .. 'ejected'
+  local open = redis.pcall('EXISTS', namespace .. 'queue', namespace .. 'settling', namespace .. 'announced',
+    namespace .. 'departing', ejected)
+  return open == 0
+    or (open == 1 and redis.pcall('EXISTS', ejected) == 1 and redis.pcall('ZCOUNT', ejected, '-inf', now_ms) == 0)
 end
 
 -- Returns the reply, or nil if this heartbeat is not usual.
 local function send_usual()
-  local key, expiry_ms, _, host, pid, version, started_at_ms, url, config_fingerprint, machine, probe_print,
-    probers_version, panic_percent, trouble, probing, known_history, settled, _, cluster, view_age_ms, probe_age_ms,
-    probe_lag_ms = unpack(ARGV, 1, 22)
-  local expiry, router = tonumber(expiry_ms), keys.router_prefix .. key
-  local meta = #ARGV < FIRST_URL_OF_USUAL and trouble == '' and settled == '' and read_usual_meta()
-  if not meta or not has_usual_lengths() then
+  local CHECKED_MS, FIRST_URL = 500, 23
+  local key, expiry_ms, cluster, probe_print = ARGV[1], ARGV[2], ARGV[19], ARGV[11]
+  local meta = #ARGV < FIRST_URL and ARGV[14] == '' and ARGV[17] == '' and redis.pcall('HMGET', KEYS[1], 'schema',
+    'history_id', 'revision', 'probers_version', 'checked_at_ms', 'heartbeat_at_ms', 'reap_after_ms', 'cluster',
+    'returns_all', 'settling')
+  if not meta or meta.err then
     return nil
   end
-  local now_ms = server_now_ms()
-  local expires = whole(now_ms + expiry)
-  local history, beat_ms, reap_after_ms = meta[2], tonumber(meta[8]), tonumber(meta[9])
-  local version_now = table.concat({history, meta[10] or '0'}, '-')
-  local prober = table.concat({probe_print, machine, key}, ' ')
-  local score = redis.pcall('ZSCORE', keys.probers, prober)
-  local held = redis.pcall('HLEN', keys.leases_prefix .. key)
-  if type(held) ~= 'number' or held >= MANY_USUAL_LEASES or type(score) == 'table' or (probe_print ~= '' and not score)
-    or beat_ms > now_ms or now_ms - beat_ms > expiry / 2 or reap_after_ms > now_ms
-    or version_now ~= probers_version or (cluster ~= '' and meta[6] ~= cluster)
-    or (known_history ~= '' and known_history ~= history)
-    or not lives_on(router, key, probe_print, machine, now_ms, expires) then
+  local schema, history, revision, probers_version, checked_ms, beat_ms, reap_after_ms = unpack(meta, 1, 7)
+  local now_ms, expiry = server_now_ms(), tonumber(expiry_ms)
+  checked_ms, beat_ms = stored_number(checked_ms), stored_number(beat_ms)
+  local version_now = table.concat({history or '', probers_version or '0'}, '-')
+  if not (schema and can_use(schema) and history and string.match(revision or '', '^%d+%-%d+$'))
+    or not checked_ms or checked_ms > now_ms or now_ms - checked_ms >= CHECKED_MS
+    or not beat_ms or beat_ms > now_ms or now_ms - beat_ms > expiry / 2
+    or stored_number(reap_after_ms, now_ms + 1) > now_ms or (cluster ~= '' and meta[8] ~= cluster)
+    or meta[9] or meta[10] or version_now ~= ARGV[12] or (ARGV[16] ~= '' and ARGV[16] ~= history) then
     return nil
   end
-  redis.call('HSET', keys.meta, 'heartbeat_at_ms', whole(now_ms), 'reap_after_ms', whole(reap_after_ms),
-    'reap_until_ms', whole(now_ms + math.floor(expiry / 2)), 'panic_percent', panic_percent)
-  redis.call('ZADD', keys.routers, expires, key)
-  redis.call('HSET', router, 'host', host, 'pid', pid, 'version', version, 'started_at_ms', started_at_ms,
-    'url', url, 'config_fingerprint', config_fingerprint, 'expiry_ms', expiry_ms, 'machine', machine,
-    'probe_print', probe_print, 'probing', probing, 'schemas', table.concat({OLDEST_SCHEMA, SCHEMA}, '-'),
-    'view_age_ms', view_age_ms, 'probe_age_ms', probe_age_ms, 'probe_lag_ms', probe_lag_ms)
-  redis.call('HDEL', router, 'reap_cursor', 'queue_cursor')
-  if cluster ~= '' then
-    redis.call('HSET', router, 'cluster', cluster)
+  local namespace, now, expires = string.sub(KEYS[1], 1, -5), whole(now_ms), whole(now_ms + expiry)
+  local routers, probers, router = namespace .. 'routers', namespace .. 'probers', namespace .. 'router:' .. key
+  local prober = table.concat({probe_print, ARGV[10], key}, ' ')
+  local leases = namespace .. 'leases:' .. key
+  local held = redis.pcall('HLEN', leases)
+  if type(held) ~= 'number' or redis.pcall('ZCOUNT', routers, '-inf', now) ~= 0
+    or (probe_print ~= '' and type(redis.pcall('ZSCORE', probers, prober)) ~= 'string')
+    or not has_nothing_to_do(namespace, now) or not is_record_current(router) then
+    return nil
   end
+  -- It writes only the score of a member, and this has been it already if a heartbeat came in the same millisecond.
+  if redis.call('ZADD', routers, 'XX', 'CH', expires, key) ~= 1 and not redis.call('ZSCORE', routers, key) then
+    return nil
+  end
+  redis.call('HSET', KEYS[1], 'heartbeat_at_ms', now, 'reap_until_ms', whole(now_ms + math.floor(expiry / 2)),
+    'panic_percent', ARGV[13])
+  redis.call('HSET', router, 'view_age_ms', ARGV[20], 'probe_age_ms', ARGV[21], 'probe_lag_ms', ARGV[22])
   if probe_print ~= '' then
-    redis.call('ZADD', keys.probers, expires, prober)
+    redis.call('ZADD', probers, expires, prober)
   end
-  return {'alive', history, meta[3], '0', whole(held), '0', '', '', version_now, '0'}
+  spread_leases(leases, held)
+  return {'alive', history, revision, '0', whole(held), '0', '', '', version_now, '0'}
 end

@@ -2,8 +2,8 @@
 
     sr:{<ns>}:meta             hash    schema, history_id (random), revision (id of the last event), mark, epoch,
                                        next_order, queue_sequence, heartbeat_at_ms, heartbeats_resumed_at_ms,
-                                       names_cursor, reap_after_ms, reap_until_ms, probers_version, slow_start_ms,
-                                       panic, panic_percent, settling, restored:<history_id>
+                                       checked_at_ms, names_cursor, reap_after_ms, reap_until_ms, probers_version,
+                                       slow_start_ms, panic, panic_percent, settling, restored:<history_id>
     sr:{<ns>}:replicas         zset    url -> order
     sr:{<ns>}:removed          zset    url -> removed_at_ms, until it is added again
     sr:{<ns>}:replica:<url>    hash    spec, health, admin state, load and revision of one replica

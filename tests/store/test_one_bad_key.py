@@ -280,7 +280,7 @@ async def test_an_observer_shows_all_others(server: EmbeddedServer, populated: S
 
 
 META_NUMBERS = (
-    *("epoch", "next_order", "queue_sequence", "heartbeat_at_ms", "reap_after_ms", "reap_until_ms"),
+    *("epoch", "next_order", "queue_sequence", "heartbeat_at_ms", "checked_at_ms", "reap_after_ms", "reap_until_ms"),
     *(
         "heartbeats_resumed_at_ms",
         "announcements_resumed_at_ms",

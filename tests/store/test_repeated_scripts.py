@@ -17,6 +17,7 @@ GOES_ON = "partial"
 """The answer of one that did as much as one call may; the next call does more of the same."""
 MOVES_WITH_TIME = {
     "heartbeat_at_ms",
+    "checked_at_ms",
     "reap_after_ms",
     "reap_until_ms",
     "heartbeats_resumed_at_ms",

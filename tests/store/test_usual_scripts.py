@@ -96,12 +96,16 @@ class Twins:
         return count
 
     def compare(self) -> None:
-        """Fail unless both have the same content, apart from the times in the inboxes."""
+        """Fail unless both have the same content, apart from the times in the inboxes and of the last long way."""
         ours = {self._translated(key): value for key, value in self.space.dump().items() if ":inbox:" not in key}
         theirs: Dump = {}
         for key in sorted(self.space.raw.scan_iter(match=f"{self._other}*", count=1000)):
             if ":inbox:" not in key:
                 theirs[key] = self.space._value(key)
+        for dump in (ours, theirs):
+            meta = dump.get(self._translated(self.space.keys.meta))
+            if isinstance(meta, dict):
+                meta.pop("checked_at_ms", None)
         assert ours == theirs
 
     def _translated(self, key: str) -> str:
@@ -226,6 +230,8 @@ async def test_heartbeats_make_many_leases_a_hash_table(space: Space) -> None:
 
 BEGUN_MS = 1_800_000_000_000
 HISTORY = "1" * 16
+CHECKED_MS = 500
+"""For so long after a long heartbeat, a short one looks only at what it reads and writes."""
 ODD_META = (
     "heartbeat_at_ms",
     "reap_after_ms",
@@ -252,8 +258,9 @@ def said(chance: random.Random, router: str, version: str) -> list[str]:
 
 
 def disturb(space: Space, chance: random.Random, now_ms: int) -> None:
-    """Write something that makes the next heartbeats unusual."""
+    """Write something that makes the next heartbeats unusual, as if the last look at everything was some time ago."""
     raw, keys = space.raw, space.keys
+    raw.hset(keys.meta, "checked_at_ms", now_ms - CHECKED_MS)
     kind = chance.randrange(8)
     if kind == 0:
         raw.hset(keys.meta, chance.choice(ODD_META), chance.choice(("x", "7", "9" * 16, f"{now_ms + 9000}", "1-1")))
@@ -277,12 +284,84 @@ def disturb(space: Space, chance: random.Random, now_ms: int) -> None:
 async def test_a_short_heartbeat_does_what_a_long_one_does(space: Space, twins: Twins, seed: int) -> None:
     chance, now_ms, short = random.Random(seed), BEGUN_MS, 0
     twins.copy()
-    for step in range(2 * STEPS):
-        now_ms += chance.choice((0, 300, 700, 700)) if step % 20 else chance.choice((3000, -50))
+    for step in range(4 * STEPS):
+        now_ms += chance.choice((0, 50, 150, 300, 700))
+        if step % 80 == 0:
+            now_ms += chance.choice((3000, -50))
+            space.raw.delete(space.keys.announced, space.keys.departing, space.keys.settling, space.keys.ejected)
+            space.raw.hdel(space.keys.meta, *ODD_META)
+            twins.copy()
         router = chance.choice((ONE, TWO))
         version = space.raw.hget(space.keys.meta, "probers_version") or "0"
         short += twins.heartbeat(now_ms, said(chance, router, f"{HISTORY}-{version}"))
-        if chance.random() < 0.05:
+        if chance.random() < 0.03:
             disturb(space, chance, now_ms)
             twins.copy()
     assert short >= 5
+
+
+WRONG_TYPES = (
+    *("replicas", "removed", "admin_by_name", "probers", "events", "ready_primary", "ready_secondary", "full"),
+    *("spare_primary", "spare_secondary", "spare_answered"),
+)
+
+
+def beat_at(space: Space, now_ms: int) -> list[str]:
+    """Send a heartbeat at that time."""
+    clock = f"{{'{now_ms // 1000}', '{now_ms % 1000 * 1000}'}}"
+    version = f"{HISTORY}-{space.raw.hget(space.keys.meta, 'probers_version') or '0'}"
+    words = [ONE, "5000", HISTORY, "host", "1", "1.0", "5", "", "f", "m", "", version, "0", "", "leader", HISTORY]
+    text = assemble("heartbeat").replace("redis.call('TIME')", clock)
+    reply: list[str] = space.raw.eval(text, 1, space.keys.meta, *words, "", "", "", "1", "2", "3")
+    return reply
+
+
+@pytest.mark.parametrize("name", WRONG_TYPES)
+async def test_heartbeats_soon_refuse_a_key_of_another_type(space: Space, name: str) -> None:
+    for now_ms in (BEGUN_MS, BEGUN_MS + 2000, BEGUN_MS + 4000, BEGUN_MS + 6000):
+        assert beat_at(space, now_ms)[0] == "alive"
+    key = getattr(space.keys, name)
+    space.raw.delete(key)
+    space.raw.set(key, "text")
+    for later in (1, CHECKED_MS - 1):
+        assert beat_at(space, BEGUN_MS + 6000 + later)[0] == "alive"
+    before = space.dump()
+    for later in (CHECKED_MS, CHECKED_MS + 1):
+        assert beat_at(space, BEGUN_MS + 6000 + later)[:2] == ["wrong_type", key]
+    assert space.dump() == before
+
+
+async def test_heartbeats_soon_mend_what_short_ones_pass_over(space: Space) -> None:
+    for now_ms in (BEGUN_MS, BEGUN_MS + 2000, BEGUN_MS + 4000, BEGUN_MS + 6000):
+        beat_at(space, now_ms)
+    space.raw.hset(space.keys.meta, "epoch", "x")
+    space.raw.zadd(space.keys.routers, {TWO: BEGUN_MS + 10**9})
+    beat_at(space, BEGUN_MS + 6000 + CHECKED_MS)
+    assert space.raw.hget(space.keys.meta, "epoch") != "x"
+    assert space.raw.zscore(space.keys.routers, TWO) == BEGUN_MS + 6000 + CHECKED_MS + 5000
+
+
+@pytest.mark.parametrize("field", ["host", "pid", "version", "started_at_ms", "url", "config_fingerprint", "schemas"])
+@pytest.mark.parametrize("value", ["wrong", None])
+async def test_each_heartbeat_mends_its_routers_record(space: Space, field: str, value: str | None) -> None:
+    for now_ms in (BEGUN_MS, BEGUN_MS + 2000, BEGUN_MS + 4000, BEGUN_MS + 6000):
+        beat_at(space, now_ms)
+    record = space.keys.router(ONE)
+    before = space.raw.hgetall(record)
+    if value is None:
+        space.raw.hdel(record, field)
+    else:
+        space.raw.hset(record, field, value)
+    beat_at(space, BEGUN_MS + 6001)
+    assert space.raw.hgetall(record) == before
+
+
+async def test_a_short_heartbeat_makes_many_leases_a_hash_table(space: Space) -> None:
+    for now_ms in (BEGUN_MS, BEGUN_MS + 2000, BEGUN_MS + 4000, BEGUN_MS + 6000):
+        beat_at(space, now_ms)
+    leases = space.keys.leases(ONE)
+    held = {f"{number:08x}": A for number in range(40)}
+    space.raw.hset(leases, mapping=held)
+    assert beat_at(space, BEGUN_MS + 6001)[4] == str(len(held))
+    assert space.raw.object("encoding", leases) == "hashtable"
+    assert space.raw.hgetall(leases) == held

@@ -249,7 +249,7 @@ class Bench:
             for name, reply in zip(names, replies[::2], strict=True)
         }
         if isinstance(meta := dump.get("meta"), dict):
-            for scan in ("queue_scan", "spare_scan"):
+            for scan in ("queue_scan", "spare_scan", "checked_at_ms"):
                 meta.pop(scan, None)  # says only how far scripts have looked, and is not used here
         return dump
 

@@ -6,6 +6,7 @@ Values are text. Commands return what the protocol carries: text, numbers, `None
 from __future__ import annotations
 
 import enum
+import itertools
 import math
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Sequence
@@ -359,15 +360,17 @@ class Keyspace:
     # Sorted sets
 
     def do_zadd(self, key: str, *words: str) -> int:
-        option = words[0] if words[0] in ("CH", "NX") else None
-        pairs = words if option is None else words[1:]
+        options = tuple(itertools.takewhile(("CH", "NX", "XX").__contains__, words))
+        pairs = words[len(options) :]
         value = self._made(key, SortedSet)
         count = 0
         for score, member in zip(pairs[::2], pairs[1::2], strict=True):
             before = value.get(member)
-            count += before is None or (option == "CH" and before != float(score))
-            if before is None or option != "NX":
-                value.put(member, float(score))
+            if ("NX" if before is not None else "XX") in options:
+                continue
+            count += before is None or ("CH" in options and before != float(score))
+            value.put(member, float(score))
+        self._drop_if_empty(key, value)
         return count
 
     def do_zrem(self, key: str, *members: str) -> int:
