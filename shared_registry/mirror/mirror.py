@@ -370,11 +370,20 @@ class Mirror:
         Raises:
             Gap: See the module.
         """
+        is_at_rest = True
         while True:
             if self._clock.monotonic() - self._polled_at >= self._refresh_seconds:
                 await self._poll()
-            events = await self._reader.wait_events(after=self.revision, seconds=self._refresh_seconds)
+            head = None
+            if is_at_rest:
+                events, head = await self._reader.wait_at_rest(after=self.revision, seconds=self._refresh_seconds)
+            else:
+                events = await self._reader.wait_events(after=self.revision, seconds=self._refresh_seconds)
             await self._advance(events)
+            if head is not None:
+                self._take_head(head)
+            # After entries that are no events, the read that passes over them comes next.
+            is_at_rest = head is not None or not (is_at_rest or events)
             if len(events) < ENTRIES_AT_ONCE and sum(map(_size, events)) >= BURST_CHANGES:
                 await self._clock.sleep(BURST_SECONDS)
 
@@ -393,6 +402,14 @@ class Mirror:
         self._own_writes.expect_carried(expected)
         self.view.look_at_clock()
         self._confirm()
+
+    def _take_head(self, head: Head) -> None:
+        """Save the next poll if the head is what the view shows. Otherwise that poll finds out what has changed."""
+        if head.history_id == self.history_id and self._is_at(head) and not self._own_writes.pending():
+            self._polled_at = self._clock.monotonic()
+            self.is_settling = head.is_settling
+            self.view.look_at_clock()
+            self._confirm()
 
     async def _advance(self, events: Sequence[Event]) -> None:
         """Apply events of the stream up to the first gap. Other tasks run in between; the view is as of one event then.

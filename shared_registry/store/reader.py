@@ -11,6 +11,8 @@ import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 
+from redis.asyncio import RedisCluster
+
 from shared_registry.aio.breath import Breath
 from shared_registry.errors import KeyConflict
 from shared_registry.model import ORIGIN, AdminState, Event, Leader, Plan, Removal, ReplicaRecord
@@ -345,6 +347,28 @@ class Reader(LeaseReader, FigureReader):
                 return events
             after = entries[-1][0]  # none of these is an event
 
+    async def wait_at_rest(self, *, after: str, seconds: float) -> tuple[list[Event], Head | None]:
+        """Return the events after a revision. Wait up to `seconds` for the first; if none comes, also return the head.
+
+        The head is read as `poll` does, in the same round trip. It is `None` if it was not read, as with a client of a
+        cluster.
+        """
+        if isinstance(self._blocking, RedisCluster):
+            return await self.wait_events(after=after, seconds=seconds), None
+        seconds, milliseconds = self._block_time(seconds)
+        async with self._bounded_block(seconds):
+            pipeline = self._blocking.pipeline(transaction=False)
+            pipeline.xread({self._keys.events: after}, count=ENTRIES_AT_ONCE, block=milliseconds)
+            pipeline.hmget(self._keys.meta, *HEAD_FIELDS)
+            pipeline.hdel(self._keys.meta, NO_FIELD)
+            streams, values, deleted = await pipeline.execute(raise_on_error=False)
+            if isinstance(streams, Exception):
+                raise streams
+        self._check_primary(deleted)
+        entries = stream_entries(streams)
+        has_head = not entries and not isinstance(values, Exception)
+        return await _parsed(entries), _head(values) if has_head else None
+
     async def poll(self, *, after: str) -> tuple[Head, list[Event]]:
         """Return the head, and the events after a revision, both read on the blocking connection.
 
@@ -360,9 +384,13 @@ class Reader(LeaseReader, FigureReader):
             for reply in (values, entries):
                 if isinstance(reply, Exception):
                     raise reply
-        if isinstance(deleted, Exception) and is_lost(deleted):
-            self._failover.lose(str(deleted))
+        self._check_primary(deleted)
         return _head(values), await _parsed(entries)
+
+    def _check_primary(self, reply: object) -> None:
+        """Renew the connections if this reply to a write shows that they do not lead to the primary."""
+        if isinstance(reply, Exception) and is_lost(reply):
+            self._failover.lose(str(reply))
 
 
 async def _parsed(entries: Sequence[tuple[str, dict[str, str]]]) -> list[Event]:

@@ -34,13 +34,20 @@ class Reads:
         self._channel = Channel(clients.control, keys, lane, timeout_seconds=timeout_seconds, failover=clients.failover)
 
     async def _block(self, streams: dict[str, str], seconds: float) -> object:
-        seconds = min(seconds, self._longest_block_seconds)
-        milliseconds = max(1, round(seconds * 1000))
-        limit, quiet_seconds = seconds + BLOCK_MARGIN_SECONDS, seconds + REPLY_SECONDS
-        async with bounded(limit, failover=self._failover, quiet_seconds=quiet_seconds):
+        seconds, milliseconds = self._block_time(seconds)
+        async with self._bounded_block(seconds):
             if isinstance(self._blocking, RedisCluster):
                 return await _xread_by_key(self._blocking, *streams.items(), block=milliseconds)
             return await self._blocking.xread(streams, count=ENTRIES_AT_ONCE, block=milliseconds)
+
+    def _block_time(self, seconds: float) -> tuple[float, int]:
+        """Return how long a blocking read may wait, in seconds, and in milliseconds for the server."""
+        seconds = min(seconds, self._longest_block_seconds)
+        return seconds, max(1, round(seconds * 1000))
+
+    def _bounded_block(self, seconds: float) -> bounded:
+        limit, quiet_seconds = seconds + BLOCK_MARGIN_SECONDS, seconds + REPLY_SECONDS
+        return bounded(limit, failover=self._failover, quiet_seconds=quiet_seconds)
 
 
 async def _xread_by_key(cluster: RedisCluster, stream: tuple[str, str], *, block: int) -> object:

@@ -87,6 +87,8 @@ async def use_everything(clients: Clients, namespace: str) -> None:
     assert snapshot.records.keys() == {A}
     assert await reader.wait_events(after=registered.id, seconds=5.0)
     assert (await reader.poll(after=registered.id))[0] == snapshot.head
+    assert (await reader.wait_at_rest(after=registered.id, seconds=5.0))[0]
+    assert (await reader.wait_at_rest(after=snapshot.head.revision, seconds=0.1))[1] in (None, snapshot.head)
     assert await reader.ready_urls() == [A]
     assert (await reader.inspect([A]))[0].ready_secondary == 0.0
     assert len(await reader.key_types()) == 9

@@ -203,6 +203,21 @@ async def test_a_demotion_seen_only_by_the_event_stream_counts(pair: Pair) -> No
         await until(lambda: not pair.used_on_old())
 
 
+async def test_a_read_at_rest_finds_out_a_demotion(pair: Pair) -> None:
+    async with on_server(pair.old.url, NAMESPACE) as space:
+        await space.add(A)
+        head = await space.reader.head()
+        assert await space.reader.wait_at_rest(after=head.revision, seconds=0.05) == ([], head)
+        pair.promote()
+        pair.demote()
+        space.raw.close()  # a connection of the test's, which looks like ours
+        await until(lambda: len(pair.ours_on_old()) == 3)
+        before = pair.ours_on_old()
+        await space.reader.wait_at_rest(after=head.revision, seconds=0.05)
+        await space.reader.head()
+        await until(lambda: not before & pair.ours_on_old())
+
+
 async def test_idle_connections_are_closed_at_once(pair: Pair) -> None:
     async with FaultyProxy(pair.old.port) as address, on_server(address.url, NAMESPACE, raw_url=pair.old.url) as space:
         store = space.store_of("router~1")

@@ -97,6 +97,7 @@ READS: dict[str, Call] = {
     "queue_depth": lambda space: space.reader.queue_depth(),
     "poll": lambda space: space.reader.poll(after="0-0"),
     "wait_events": lambda space: space.reader.wait_events(after="0-0", seconds=SHORT_SECONDS),
+    "wait_at_rest": lambda space: space.reader.wait_at_rest(after="0-0", seconds=SHORT_SECONDS),
 }
 
 every_call = pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)

@@ -223,6 +223,10 @@ class ScriptedReader:
         self._fail()
         return self.history.after(after)
 
+    async def wait_at_rest(self, *, after: str, seconds: float) -> tuple[list[Event], Head | None]:
+        events = await self.wait_events(after=after, seconds=seconds)
+        return events, None if events else self._head()
+
     def _head(self) -> Head:
         return Head(self.history.history_id, self.history.revision, self.history.epoch)
 
