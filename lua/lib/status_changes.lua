@@ -22,10 +22,10 @@ do -- a script has 200 local names at most
 
   -- Tells a change: at once if it needs the whole state of its replica, otherwise by `emit_changes`.
   -- change: key and url of the replica, kind of the event, router, by, reason, slow_start_ms (empty if it has no ramp),
-  -- fields (a flat list of what was written), state (as read_state returned it before), and is_special if it has
-  -- written more.
+  -- fields (a flat list of what was written), revision (before; false if there is none), name, unreached_by, and
+  -- is_special if it has written more.
   note_change = function(change, now_ms, reply)
-    if change.is_special or not string.match(change.state.revision or '', '^%d+%-%d+$') then
+    if change.is_special or not string.match(change.revision or '', '^%d+%-%d+$') then
       emit_change(change, now_ms, reply)
       return
     end
@@ -48,13 +48,11 @@ do -- a script has 200 local names at most
 
   local function line_of(change)
     local is_unhealthy = change.kind == 'replica_unhealthy'
-    local texts = {
-      change.state.name or '', is_unhealthy and change.state.unreached_by or '', written(change, 'last_error'),
-    }
+    local texts = {change.name, change.unreached_by, written(change, 'last_error')}
     for i = 1, #texts do
       texts[i] = string.gsub(texts[i], '%c', ' ')
     end
-    return table.concat({change.url, change.state.revision,
+    return table.concat({change.url, change.revision,
       is_unhealthy and written(change, 'consecutive_failures') or '', written(change, 'last_latency_ms'),
       unpack(texts)}, '\t')
   end

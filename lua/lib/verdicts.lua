@@ -15,15 +15,14 @@
 local SILENCE_MS = 750
 local URLS_AN_EVENT = 25
 -- A script that applies many results stops after so much work, so that it blocks the server for some milliseconds only:
--- an event about one replica is as much as two changes of status, or questions, that are told together. While sessions
--- wait, a call also serves the queue, so it has to apply less.
-local WORK_AT_ONCE, NEWS_AT_ONCE_BESIDE_A_QUEUE = 25, 6
+-- a change of status that is told with others is one piece of work, a question too, an event about one replica three.
+-- While sessions wait, a call also serves the queue, so it has to apply less.
+local WORK_AT_ONCE, NEWS_AT_ONCE_BESIDE_A_QUEUE = 36, 6
 
 local STATE_READ = {
   'incarnation', 'admin', 'status', 'consecutive_failures', 'consecutive_successes', 'failing_witness', 'suspicion',
   'suspected_by', 'suspected_at_ms', 'suspected_until_ms', 'asked', 'unreached_by', 'reached_by', 'refuted_prober',
-  'prober', 'prober_until_ms', 'prober_report', 'status_since_ms', 'ejected_until_ms', 'weight', 'capacity', 'revision',
-  'name',
+  'prober', 'prober_until_ms', 'prober_report', 'status_since_ms', 'ejected_until_ms', 'weight', 'capacity',
 }
 -- Those that must be numbers, and those that must be if they are there.
 local NUMBERS = {'consecutive_failures', 'consecutive_successes', 'weight', 'capacity'}
@@ -120,14 +119,13 @@ end
 -- origin: router, by, reason, and has_no_ramp if a replica that turns healthy begins no slow start.
 local function write_health(replica_key, url, state, update, status, origin, now_ms, reply)
   local slow_start_ms = status == 'healthy' and not origin.has_no_ramp and ramp_ms()
+  local length = #update
   if status then
-    for _, text in ipairs({'status', status, 'status_since_ms', whole(now_ms)}) do
-      update[#update + 1] = text
-    end
+    update[length + 1], update[length + 2] = 'status', status
+    update[length + 3], update[length + 4] = 'status_since_ms', whole(now_ms)
   end
   if slow_start_ms then
-    update[#update + 1] = 'slow_start_ms'
-    update[#update + 1] = slow_start_ms
+    update[length + 5], update[length + 6] = 'slow_start_ms', slow_start_ms
   end
   redis.call('HSET', replica_key, unpack(update))
   if state.failing_witness then
@@ -150,10 +148,17 @@ local function write_health(replica_key, url, state, update, status, origin, now
     redis.call('HSET', replica_key, 'prober', origin.router, 'prober_until_ms', whole(origin.prober_until_ms),
       'prober_report', '0')
   end
-  refresh_ready(replica_key, url)
+  local primary, in_flight, last_ok_at_ms, revision, name = unpack(redis.call('HMGET', replica_key, 'primary',
+    'in_flight', 'last_ok_at_ms', 'revision', 'name'))
+  put_in_set(url, {
+    [STATUS] = status, [ADMIN] = state.admin, [PRIMARY] = primary, [WEIGHT] = state.weight, [CAPACITY] = state.capacity,
+    [IN_FLIGHT] = in_flight, [SLOW_START_MS] = slow_start_ms, [STATUS_SINCE_MS] = whole(now_ms),
+    [LAST_OK_AT_MS] = last_ok_at_ms, [EJECTED_UNTIL_MS] = false,
+  })
   note_change({
     key = replica_key, url = url, kind = 'replica_' .. status, router = origin.router, by = origin.by or '',
-    reason = origin.reason, slow_start_ms = slow_start_ms or '', fields = update, state = state,
+    reason = origin.reason, slow_start_ms = slow_start_ms or '', fields = update, revision = revision,
+    name = name or '', unreached_by = status == 'unhealthy' and state.unreached_by or '',
     is_special = origin.prober_until_ms,
   }, now_ms, reply)
 end
@@ -217,7 +222,7 @@ end
 -- Returns whether a script has changed so much that the other results belong in its next call.
 local function is_enough(reply)
   local events, changes = reply.events or 0, untold_changes()
-  if 2 * events + changes + #suspected >= WORK_AT_ONCE then
+  if #suspected >= URLS_AN_EVENT or 3 * events + changes + #suspected >= WORK_AT_ONCE then
     return true
   end
   return events + changes >= NEWS_AT_ONCE_BESIDE_A_QUEUE and is_anybody_waiting()

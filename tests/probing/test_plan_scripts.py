@@ -228,7 +228,7 @@ async def test_the_leader_reports_under_its_term_as_before(planned: Planned) -> 
     assert (report.done, report.dropped) == (1, 0)
 
 
-@pytest.mark.parametrize(("waiting", "changes"), [(0, 25), (1, 6)])
+@pytest.mark.parametrize(("waiting", "changes"), [(0, 36), (1, 6)])
 async def test_a_call_of_a_share_stops_after_some_changes(planned: Planned, waiting: int, changes: int) -> None:
     """Fewer while sessions wait, because the call serves these as well."""
     urls = [f"http://10.1.0.{number}:8000" for number in range(60)]

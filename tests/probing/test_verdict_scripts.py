@@ -565,14 +565,14 @@ async def test_no_call_changes_much(verdicts: Verdicts) -> None:
         return report.done, len(report.events)
 
     assert await first_call(*map(space.failure, urls)) == (25, 1)
-    assert await first_call(*map(space.success, urls)) == (13, 13)
+    assert await first_call(*map(space.success, urls)) == (12, 12)
     for url in urls:
         long_ago = {"suspected_at_ms": 1, "prober": TWO, "prober_until_ms": 1}
         space.raw.hset(space.keys.replica(url), mapping=long_ago)
-    assert await first_call(*map(space.failure, urls)) == (13, 13)
+    assert await first_call(*map(space.failure, urls)) == (12, 12)
     question = {"suspicion": "q", "suspected_by": LEADER, "asked": TWO}
     for url in urls:
         space.raw.hset(space.keys.replica(url), mapping=question)
     opinions = [Opinion(OpinionKind.OPINION, "q", space.success(url)) for url in urls]
     answer = await space.store_of(TWO).give_opinions(opinions, LIMITS)
-    assert (answer.done, len(answer.events)) == (13, 13)
+    assert (answer.done, len(answer.events)) == (12, 12)
