@@ -460,7 +460,8 @@ class Mirror:
             elif event.kind in (EventKind.SETTLING_BEGAN, EventKind.SETTLING_ENDED):
                 self.is_settling = event.kind is EventKind.SETTLING_BEGAN
         apart, has_all = self._apply(events)
-        self._notify(apart)
+        if apart or not events:  # none would mean that anything may have changed
+            self._notify(apart)
         return has_all
 
     async def _reload(self) -> None:

@@ -281,7 +281,10 @@ class RegistryReads(RegistryState):
         )
 
     async def events(self, *, after: str | None = None, count: int = 100) -> list[Event]:
-        """Return up to `count` events, oldest first: those after the revision `after`, or else the latest ones."""
+        """Return up to `count` events, oldest first: those after the revision `after`, or else the latest ones.
+
+        An event may be about several replicas, in `changes` or `questions`; it has no `record` then.
+        """
         if after is None:
             return await self._reader.last_events(count)
         return await self._reader.events(after=after, count=count)

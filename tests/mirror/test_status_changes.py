@@ -72,6 +72,25 @@ async def test_a_late_event_undoes_nothing(clock: FakeClock, history: History, r
     assert (router.shown(), router.is_equal, router.mirror.generation) == ([url_of(1), url_of(3)], True, 1)
 
 
+async def test_an_event_about_removed_replicas_tells_nothing(
+    clock: FakeClock, history: History, router: MirroringRouter
+) -> None:
+    """No events would tell listeners that everything was read anew."""
+    router.reader.stream_gate.clear()
+    await clock.advance(REFRESH)
+    event = history.turn([1, 2], DOWN)
+    removals = [history.remove(1), history.remove(2)]
+    router.mirror.apply_reply(removals, router.mirror.generation)
+    told: list[list[str]] = []
+    with router.mirror.subscribed(lambda events: told.append([one.id for one in events])):
+        router.mirror.apply_reply([event], router.mirror.generation)
+        router.reader.stream_gate.set()
+        await clock.settle()
+    assert told
+    assert [] not in told
+    assert (router.is_equal, router.mirror.generation) == (True, 1)
+
+
 async def test_an_unknown_revision_makes_the_mirror_read_everything(
     clock: FakeClock, history: History, router: MirroringRouter
 ) -> None:
