@@ -30,18 +30,23 @@ _turn = _Turn()
 
 
 class Breath:
-    """Gives way to the event loop whenever a piece has taken long enough."""
+    """Gives way to the event loop before a piece takes too long. Make one when a computation begins."""
+
+    def __init__(self) -> None:
+        self._item_began_at = time.perf_counter()
 
     @property
     def is_over(self) -> bool:
-        """Whether `PIECE_SECONDS` of this turn of the loop are used up. An item should take much less than that."""
+        """Whether another item like the last one would exceed `PIECE_SECONDS` of this turn. Read it after each item."""
         turn, now = _turn, time.perf_counter()
+        item, self._item_began_at = min(now - self._item_began_at, PIECE_SECONDS), now
         if turn.is_over or now > turn.until + FORGOTTEN_SECONDS:
-            turn.is_over, turn.until = False, now + PIECE_SECONDS
+            turn.is_over, turn.until = False, now - item + PIECE_SECONDS
             asyncio.get_running_loop().call_soon(turn.end)
-        return now >= turn.until
+        return now + item >= turn.until
 
     async def pause(self) -> None:
         """Return at once, or after the loop has run if the piece of this turn is over. Call it for each item."""
         if self.is_over:
             await asyncio.sleep(0)
+            self._item_began_at = time.perf_counter()

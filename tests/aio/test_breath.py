@@ -25,15 +25,16 @@ class Work:
     def perf_counter(self) -> float:
         return self.seconds
 
-    async def compute(self, breath: Breath) -> None:
+    async def compute(self, item_seconds: float) -> None:
+        breath = Breath()
         for _ in range(ITEMS):
-            self.seconds += ITEM_SECONDS
+            self.seconds += item_seconds
             await breath.pause()
 
-    async def longest_turn(self, computations: int) -> float:
+    async def longest_turn(self, computations: int, *, item_seconds: float = ITEM_SECONDS) -> float:
         """Return the longest turn of the loop while so many computations run side by side."""
         longest = 0.0
-        tasks = [asyncio.create_task(self.compute(Breath())) for _ in range(computations)]
+        tasks = [asyncio.create_task(self.compute(item_seconds)) for _ in range(computations)]
         while not all(task.done() for task in tasks):
             begun = self.seconds
             await asyncio.sleep(0)
@@ -51,6 +52,13 @@ def work(monkeypatch: pytest.MonkeyPatch) -> Work:
 
 async def test_one_computation_gives_way(work: Work) -> None:
     assert await work.longest_turn(1) < 3 * PIECE_SECONDS
+
+
+@pytest.mark.parametrize("share", [0.3, 0.6, 0.9, 3.0])
+async def test_large_items_make_a_turn_no_longer(work: Work, share: float) -> None:
+    """An item is not begun that would exceed the piece if it takes as long as the one before."""
+    item = share * PIECE_SECONDS
+    assert await work.longest_turn(1, item_seconds=item) <= max(PIECE_SECONDS, item) * 1.01
 
 
 async def test_many_computations_together_hold_up_no_longer(work: Work) -> None:
