@@ -110,7 +110,7 @@ class QueueHistory:
             self._queue.pop(words[2], None)
             self._removed += 1
         elif key == keys.routers and command == "ZADD":
-            self._routers[words[3]] = int(float(words[2]))
+            self._set_expiry(words[2:])
         elif key == keys.routers and command == "ZREM":
             self._routers.pop(words[2], None)
         elif key in (keys.ready_primary, keys.ready_secondary) and command == "ZADD":
@@ -124,6 +124,11 @@ class QueueHistory:
         elif key.startswith(keys.inbox_prefix) and command == "XADD":
             self.woken += 1
         assert command not in ("FLUSHALL", "FLUSHDB"), "the history would begin anew"
+
+    def _set_expiry(self, words: list[str]) -> None:
+        *options, expires_at_ms, router = words
+        if "XX" not in options or router in self._routers:
+            self._routers[router] = int(float(expires_at_ms))
 
     def _grant_all(self, now_ms: int, router: str, lease_ids: list[str]) -> None:
         for lease_id in lease_ids:
