@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Callable, Coroutine
 from typing import cast
 
 from shared_registry import ReplicaEndpoint, SharedReplicaRegistry
+from shared_registry.errors import UnknownReplica
 from tests.support.lease_history import Load, Reading
 from tests.support.replica_server import ReplicaServer
 from tests.support.space import Space
@@ -103,7 +104,10 @@ class Fleet:
         await self._operator.deregister(url, when_drained=True)
         await asyncio.sleep(seconds)
         await self.register(url)
-        await self._operator.enable(url)
+        try:
+            await self._operator.enable(url)
+        except UnknownReplica:  # its last session has ended just now, and has removed it
+            await self.register(url)
 
     def troubles(self) -> list[Callable[[str, float], Coroutine[None, None, None]]]:
         return [self.become_unhealthy, self.drain, self.disable, self.remove, self.remove_when_drained]
