@@ -322,7 +322,7 @@ class Mirror:
                     continue
                 after = event.after(change, known)
                 apart.append(event.about(change, after))
-                if known.revision == change.before:
+                if change.follows(known):
                     yield after
                 elif is_later(event.id, known.revision):
                     strange.append(change.key)

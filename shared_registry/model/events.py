@@ -113,7 +113,7 @@ class Event:
             yield self.record
         for change in self.changes:
             record = known(change.key)
-            if record is not None and record.revision == change.before:
+            if record is not None and change.follows(record):
                 yield self.after(change, record)
         for question in self.questions:
             record = known(question.key)

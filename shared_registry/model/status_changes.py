@@ -35,6 +35,10 @@ class StatusChange(NamedTuple):
     unreached_by: tuple[str, ...]
     reason: str
 
+    def follows(self, known: ReplicaRecord) -> bool:
+        """Return whether this is the next change of a replica that is known so."""
+        return known.revision == self.before
+
     def after(
         self, known: ReplicaRecord, status: ReplicaStatus, *, at: float, revision: str, slow_start_seconds: float | None
     ) -> ReplicaRecord:
