@@ -21,7 +21,7 @@ from benchmarks.processes import Child
 from shared_registry import RouterConfig
 from shared_registry.embedded import EmbeddedServer
 from shared_registry.embedded.bound_process import BoundProcess
-from shared_registry.probing.prober import EXCHANGES_PER_CONNECTION
+from shared_registry.probing.origins import EXCHANGES_PER_CONNECTION
 
 INTERVAL_SECONDS, INTERVAL_SECONDS_QUICK = RouterConfig().health_check_interval_seconds, 2.0
 PATIENCE_SECONDS = 90.0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Sequence
+from itertools import repeat
 
 FAST_SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
 """Upper bounds for what should take milliseconds: a call to Redis, a connection, a turn of the event loop."""
@@ -31,3 +32,10 @@ class Distribution:
         """Count a value."""
         self.counts[bisect_left(self.bounds, value)] += 1
         self.total += value
+
+    def add_all(self, values: Sequence[float]) -> None:
+        """Count many values."""
+        counts = self.counts
+        for at in map(bisect_left, repeat(self.bounds), values):
+            counts[at] += 1
+        self.total += sum(values)

@@ -1,6 +1,7 @@
 """Time limits for many things at once, on a timing wheel. Pure: the caller tells the time, and turns the wheel.
 
-A limit is added and dropped in constant time, whatever else is limited. It ends up to `SLOT_SECONDS` late.
+A limit is added and dropped in constant time, whatever else is limited; many at once are cheaper. It ends up to
+`SLOT_SECONDS` late.
 
 Like `time_limit`, the wheel does not count a pause of this process: if it is turned late, each limit is extended by as
 long, by at most its own length in total. A limit that such a pause has used up lasts for one more turn, in which what
@@ -10,6 +11,7 @@ waits in the socket is read.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Sequence
 
 SLOT_SECONDS = 0.05
 SLOTS = 64
@@ -41,23 +43,37 @@ class Wheel:
         """Return how many limits there are."""
         return self._count
 
-    def add(self, limit: Limit, seconds: float, *, now: float) -> None:
-        """Let a limit end so many seconds from now."""
+    def add(self, limits: Sequence[Limit], seconds: float, *, now: float) -> None:
+        """Let limits end so many seconds from now. None of them may be there."""
+        if not limits:
+            return
         if not self._count:
             self._turned = math.floor(now / SLOT_SECONDS)
             self.next_turn = (self._turned + 1) * SLOT_SECONDS
-        limit.due, limit.spare = now + seconds, seconds
-        self._place(limit)
-        self._count += 1
+        due = now + seconds
+        slot = self._slot_of(due)
+        for limit in limits:
+            limit.due, limit.spare, limit.slot = due, seconds, slot
+        self._slots[slot].update(limits)
+        self._count += len(limits)
 
-    def discard(self, limit: Limit) -> None:
-        """Drop a limit, if it is there."""
-        if limit.slot >= 0:
-            self._slots[limit.slot].discard(limit)
-            limit.slot = -1
-            self._count -= 1
-            if not self._count:
-                self.next_turn = math.inf
+    def discard(self, limits: Iterable[Limit]) -> None:
+        """Drop limits, as far as they are there."""
+        slots, count = self._slots, self._count
+        for limit in limits:
+            if limit.slot >= 0:
+                slots[limit.slot].discard(limit)
+                limit.slot = -1
+                count -= 1
+        self._count = count
+        if not count:
+            self.next_turn = math.inf
+
+    def clear(self) -> list[Limit]:
+        """Drop all limits, and return them."""
+        dropped = [limit for slot in self._slots for limit in slot]
+        self.discard(dropped)
+        return dropped
 
     def turn(self, now: float) -> list[Limit]:
         """Drop the limits that have ended, and return them in the order in which they ended."""
@@ -81,10 +97,13 @@ class Wheel:
         ended.sort(key=_due_of)
         return ended
 
-    def _place(self, limit: Limit) -> None:
-        ahead = math.ceil(limit.due / SLOT_SECONDS) - self._turned
+    def _slot_of(self, due: float) -> int:
+        ahead = math.ceil(due / SLOT_SECONDS) - self._turned
         ahead = 1 if ahead < 1 else SLOTS - 1 if ahead >= SLOTS else ahead
-        limit.slot = slot = (self._turned + ahead) % SLOTS
+        return (self._turned + ahead) % SLOTS
+
+    def _place(self, limit: Limit) -> None:
+        limit.slot = slot = self._slot_of(limit.due)
         self._slots[slot].add(limit)
 
     def _extend(self, late: float, now: float) -> None:

@@ -7,7 +7,7 @@ import contextlib
 import functools
 import itertools
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 from shared_registry.aio.clock import Clock
 from shared_registry.config import RouterConfig
@@ -101,10 +101,10 @@ class HealthChecks:
         if self._peer is not None:
             self._peer.distrust(key)
 
-    def _reach(self, key: str, is_reached: bool) -> None:  # noqa: FBT001  the state to set
+    def _reach(self, keys: Sequence[str], is_reached: bool) -> None:  # noqa: FBT001  the state to set
         """Record what a health loop found out. As a peer this router goes on from there."""
         if self._peer is not None:
-            self._peer.learn(key, is_reached)
+            self._peer.learn(keys, is_reached)
 
     def reload(self) -> None:
         """Let `run` begin anew with changed settings. If this router is the leader, it resigns before that."""

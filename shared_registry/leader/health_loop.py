@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import functools
 import math
 import random
 from collections import deque
@@ -23,13 +22,14 @@ from shared_registry.leader.duties import end_of_term
 from shared_registry.leader.election import StandAside
 from shared_registry.leader.local_health import LocalHealth
 from shared_registry.leader.reports import Predecessors, Reports, SendReport
-from shared_registry.leader.sampling import Sampling
+from shared_registry.leader.sampling import Sampling, is_settled
 from shared_registry.leader.schedule import Schedule
 from shared_registry.model import (
     NO_DOUBT,
     Event,
     EventKind,
     ProbeResult,
+    Replica,
     ReplicaRecord,
     ReplicaStatus,
     Thresholds,
@@ -37,7 +37,7 @@ from shared_registry.model import (
 from shared_registry.probing import HttpProbe, HttpProber, ProbeOutcome, guarded
 from shared_registry.probing.listeners import ProbeListeners
 from shared_registry.probing.peer import KnownReplicas
-from shared_registry.probing.prober import PromptProbe
+from shared_registry.probing.prompt import PromptProbe, PromptProbes
 
 LONGEST_WAIT_SECONDS = 1.0
 GATHER_SHARE, LEAST_GATHER_SECONDS, MOST_GATHER_SECONDS = 0.01, 0.02, 0.05
@@ -45,14 +45,17 @@ GATHER_SHARE, LEAST_GATHER_SECONDS, MOST_GATHER_SECONDS = 0.01, 0.02, 0.05
 REVIEWED_AT_ONCE = 100
 """How many changed replicas are taken over before other tasks run: about a millisecond."""
 
-EFFORT_AT_ONCE, DIAL_EFFORT, TASK_EFFORT, HANDSHAKE_EFFORT = 192, 2, 4, 8
-"""How many probes begin before others have their turn, such as reports; half as many if each opens a connection, a
-quarter if each needs a task, and an eighth if each begins a TLS handshake.
+EFFORT_AT_ONCE, TASK_EFFORT = 192, 4
+"""How many probes begin before others have their turn, such as reports, and for how many one counts that needs a task.
+See `PromptProbe.begin` for the others.
 """
 
 
 class ProbedReplicas(KnownReplicas, Protocol):
     """The part of the shared state that the loop reads."""
+
+    def replica(self, key: str) -> Replica | None:
+        """Return the handle of one replica, which shows its record from now on; `None` if the replica was removed."""
 
     async def read_probe_times(self) -> float:
         """Read anew when each replica was last probed, and return the server's time."""
@@ -71,42 +74,38 @@ class HealthSettings:
 
 
 class _Run(NamedTuple):
-    """What the probes of one `run` of the loop need."""
+    """What the probes of one `run` of the loop need. `prompts` makes probes without a task, if these are possible."""
 
     authority: Authority
     schedule: Schedule
     reports: Reports
     group: asyncio.TaskGroup
+    prompts: PromptProbes | None
 
 
 class _Probing:
-    """How a replica is probed as long as nothing about it changes; and its probe, while one is under way.
+    """How a replica is probed as long as nothing about it changes.
 
     Attributes:
-        record: The replica as it was when the probe began.
-        mandate: The mandate under which the probe counts.
+        replica: The replica.
+        record: Its record. Once the replica has another one, this is outdated.
+        mandate: The mandate under which the probes count.
         url: The url that is probed.
+        is_settled: Whether a success says nothing new of the replica.
         is_in_doubt: Whether a kept connection must not vouch for the replica.
-        prompt: The probe, if it needs no task.
-        ended: See `HttpProber.begin`.
+        prompt: Makes the probes that need no task.
     """
 
-    __slots__ = ("ended", "is_in_doubt", "mandate", "prompt", "record", "url")
+    __slots__ = ("is_in_doubt", "is_settled", "mandate", "prompt", "record", "replica", "url")
 
-    def __init__(
-        self,
-        run: _Run,
-        record: ReplicaRecord,
-        mandate: Mandate,
-        url: str,
-        ended: Callable[[_Run, _Probing, ProbeOutcome | float], None],
-    ) -> None:
-        self.record = record
+    def __init__(self, replica: Replica, mandate: Mandate, url: str, prompts: PromptProbes | None) -> None:
+        self.replica = replica
+        self.record = record = replica.record
         self.mandate = mandate
         self.url = url
+        self.is_settled = is_settled(record)
         self.is_in_doubt = _is_in_doubt(record)
-        self.prompt: PromptProbe | None = None
-        self.ended = functools.partial(ended, run, self)
+        self.prompt = prompts.of(url, self) if prompts is not None else None
 
 
 class HealthLoop:
@@ -158,10 +157,8 @@ class HealthLoop:
         self._is_running = False
         self._wake = asyncio.Event()
         self._waits_until = math.inf
-        self._prompt: set[PromptProbe] = set()
         self._held: deque[tuple[str, float]] = deque()
         self._free = settings.concurrency
-        self._effort = 0
         self._broken: Exception | None = None
         self.refused_reports = 0
 
@@ -182,7 +179,7 @@ class HealthLoop:
                 self._called.add(event.record.key)
             elif event.kind is EventKind.REPLICA_CLEARED and event.by == self._router and event.record is not None:
                 self._local_health.refuted(event.record.key, now=self._clock.monotonic())
-                self._listeners.on_reach(event.record.key, False)  # noqa: FBT003  the state to set
+                self._listeners.on_reach([event.record.key], False)  # noqa: FBT003  the state to set
 
     def distrust(self, key: str) -> None:
         """Use a fresh connection for the next probe of this replica, whenever it is due; report each for a while."""
@@ -251,7 +248,7 @@ class HealthLoop:
         self, authority: Authority, schedule: Schedule, reports: Reports, group: asyncio.TaskGroup
     ) -> None:
         mandate = authority.mandate
-        run = _Run(authority, schedule, reports, group)
+        run = self._new_run(authority, schedule, reports, group)
         await self._take_over(authority, schedule)
         schedule.hasten_next(self._clock.monotonic())
         self._free, self._broken = self._settings.concurrency, None
@@ -270,9 +267,34 @@ class HealthLoop:
                     due = max(due, self._clock.monotonic() + self._gather_seconds)
                 await self._wait_until(due)
         finally:
-            for probe in self._prompt:
-                probe.cancel()
-            self._prompt.clear()
+            if run.prompts is not None:
+                run.prompts.flush()
+                run.prompts.give_up()
+
+    def _new_run(self, authority: Authority, schedule: Schedule, reports: Reports, group: asyncio.TaskGroup) -> _Run:
+        def on_well(probes: Sequence[PromptProbe]) -> None:
+            self._call_safely(self._end_well, run, probes)
+
+        def on_ended(probe: PromptProbe, outcome: ProbeOutcome | float) -> None:
+            if isinstance(outcome, float):
+                group.create_task(self._ask(run, probe.owner, fresh=True, spent=outcome))
+            else:
+                self._call_safely(self._end, run, probe.owner, outcome)
+
+        prompts = None
+        if self._prober is not None:
+            timeout = self._settings.timeout_seconds
+            prompts = self._prober.prompt_probes(timeout=timeout, on_well=on_well, on_ended=on_ended)
+        run = _Run(authority, schedule, reports, group, prompts)
+        return run
+
+    def _call_safely(self, end: Callable[..., None], *arguments: object) -> None:
+        """Let the loop raise what goes wrong; nobody else would notice it."""
+        try:
+            end(*arguments)
+        except Exception as error:  # noqa: BLE001
+            self._broken = error
+            self._wake.set()
 
     def _complain(self, authority: Authority, schedule: Schedule) -> None:
         """Stand aside if this router is not fit to probe for all."""
@@ -292,74 +314,79 @@ class HealthLoop:
 
     def _begin_due(self, run: _Run, mandate: Mandate) -> bool:
         """Begin the probes that are due, as far as there is room. Return whether there were any."""
-        has_begun, now = False, self._clock.monotonic()
-        self._effort = EFFORT_AT_ONCE
-        while self._free and self._effort > 0 and (next_one := self._next_due(run, now)) is not None:
-            has_begun = True
-            key, due = next_one
-            self._begin(run, mandate, key, due)
-        return has_begun
+        lags: list[float] = []
+        monotonic, is_crowded, effort = self._clock.monotonic, run.reports.is_crowded, EFFORT_AT_ONCE
+        due_now = self._due(run, monotonic())
+        for at, (key, due) in enumerate(due_now):
+            if not self._free or effort <= 0:
+                for later, later_due in due_now[at:]:
+                    run.schedule.put_back(later, due=later_due)
+                break
+            spent = (not is_crowded and self._begin_again(mandate, key)) or self._begin(run, mandate, key, due)
+            if spent:
+                effort -= spent
+                self._free -= 1
+                lags.append(monotonic() - due)
+        self._listeners.counts.begun(lags)
+        return bool(due_now)
 
-    def _next_due(self, run: _Run, now: float) -> tuple[str, float] | None:
-        """Return a replica that may be probed now, and when it was due. What was held comes first."""
-        if self._held and not run.reports.is_full:
-            return self._held.popleft()
-        key = run.schedule.pop_due(now)
-        return None if key is None else (key, run.schedule.popped_due)
+    def _due(self, run: _Run, now: float) -> list[tuple[str, float]]:
+        """Return replicas that may be probed now, and when they were due. What was held comes first."""
+        held, most = list[tuple[str, float]](), min(self._free, EFFORT_AT_ONCE)
+        if not run.reports.is_full:
+            while self._held and len(held) < most:
+                held.append(self._held.popleft())
+        return held + run.schedule.pop_due(now, most=most - len(held))
+
+    def _begin_again(self, mandate: Mandate, key: str) -> int:
+        """Begin the usual probe, if nothing about the replica is new or in doubt. Return the effort; 0 for none."""
+        probing = self._probing.get(key)
+        if (
+            probing is None
+            or probing.prompt is None
+            or probing.replica.record is not probing.record
+            or not probing.is_settled
+            or probing.mandate is not mandate
+            or (self._needs_fresh and key in self._needs_fresh)
+        ):
+            return 0
+        return probing.prompt.begin(fresh=False)
 
     def _go_on(self) -> None:
         """Probe what was held, now that results have been reported."""
         if self._held:
             self._wake.set()
 
-    def _begin(self, run: _Run, mandate: Mandate, key: str, due: float) -> None:
+    def _begin(self, run: _Run, mandate: Mandate, key: str, due: float) -> int:
         """Begin a probe, without a task if possible, and over the kept connection if that may vouch for the replica.
 
         While many results of replicas that are not healthy wait to be reported, no more of these are probed.
+
+        Returns:
+            The effort; 0 if it has not begun.
         """
-        record = self._replicas.record(key)
-        is_changed = record is None or not record.is_probed or not run.authority.covers(key)  # since it became due
-        if record is None or is_changed or run.reports.is_behind(key):
+        replica = self._replicas.replica(key)
+        is_changed = (
+            replica is None or not replica.record.is_probed or not run.authority.covers(key)
+        )  # since it was due
+        if replica is None or is_changed or run.reports.is_behind(key):
             run.schedule.put_back(key, due=self._clock.monotonic() + self._settings.fast_interval_seconds)
-            return
+            return 0
+        record = replica.record
         if record.health.status is not ReplicaStatus.HEALTHY and run.reports.is_full:
             self._held.append((key, due))
-            self._effort -= 1
-            return
-        self._listeners.counts.begun(self._clock.monotonic() - due)
+            return 0
         probing = self._probing.get(key)
         if probing is None or probing.record is not record or probing.mandate is not mandate:
-            probing = _Probing(run, record, mandate, self._url(record), self._prompt_ended)
-            self._probing[key] = probing
+            probing = self._probing[key] = _Probing(replica, mandate, self._url(record), run.prompts)
         is_fresh = probing.is_in_doubt
         if self._needs_fresh and key in self._needs_fresh:
             self._needs_fresh.discard(key)
             is_fresh = True
-        self._free -= 1
-        prompt = None
-        if self._prober is not None:
-            timeout = self._settings.timeout_seconds
-            prompt = self._prober.begin(probing.url, timeout=timeout, ended=probing.ended, fresh=is_fresh)
-        probing.prompt = prompt
-        if prompt is not None:
-            self._prompt.add(prompt)
-            self._effort -= _effort_of(prompt) if prompt.opens_connection else 1
-        else:
-            self._effort -= TASK_EFFORT
+        effort = probing.prompt.begin(fresh=is_fresh) if probing.prompt is not None else 0
+        if not effort:
             run.group.create_task(self._ask(run, probing, fresh=is_fresh))
-
-    def _prompt_ended(self, run: _Run, probing: _Probing, outcome: ProbeOutcome | float) -> None:
-        if probing.prompt is not None:
-            self._prompt.discard(probing.prompt)
-            probing.prompt = None
-        if isinstance(outcome, float):
-            run.group.create_task(self._ask(run, probing, fresh=True, spent=outcome))
-            return
-        try:
-            self._end(run, probing, outcome)
-        except Exception as error:  # noqa: BLE001  the loop raises it; nobody else would hear of it
-            self._broken = error
-            self._wake.set()
+        return effort or TASK_EFFORT
 
     async def _ask(self, run: _Run, probing: _Probing, *, fresh: bool, spent: float = 0.0) -> None:
         """Probe in a task of its own."""
@@ -371,19 +398,53 @@ class HealthLoop:
         self._end(run, probing, outcome)
 
     def _end(self, run: _Run, probing: _Probing, outcome: ProbeOutcome) -> None:
-        self._free += 1
-        if self._free == 1:
-            self._wake.set()
+        self._release(1)
         if self._settle(probing.record, outcome, run.schedule):
             result = self._result(probing.record, outcome, outcome.named_address(probing.url))
             if result is not None:
-                is_settled = outcome.error is None and outcome.trouble is None
-                pace = self._settings.interval_seconds if is_settled else self._settings.fast_interval_seconds
-                good_seconds = self._settings.timeout_seconds + pace
-                is_awaited = probing.record.health.status is not ReplicaStatus.HEALTHY
-                run.reports.add(result, probing.mandate, good_seconds=good_seconds, is_awaited=is_awaited)
+                self._report(run, probing, result, is_well=outcome.error is None and outcome.trouble is None)
+        self._wake_in_time(run)
+
+    def _end_well(self, run: _Run, prompts: Sequence[PromptProbe]) -> None:
+        """End probes that have succeeded. What is known of settled replicas stays as it is, and is done for all."""
+        ended: dict[str, PromptProbe] = {}
+        for prompt in prompts:
+            probing: _Probing = prompt.owner
+            record = probing.record
+            if probing.is_settled and probing.replica.record is record:
+                ended[record.key] = prompt
+            else:
+                self._end(run, probing, prompt.outcome)
+        keys, now = list(ended), self._clock.monotonic()
+        self._release(len(keys))
+        run.schedule.settle_well(keys, now=now)
+        self._listeners.note_well([prompt.seconds for prompt in ended.values()])
+        self._listeners.on_reach(keys, True)  # noqa: FBT003  the state to set
+        self._local_health.note_well(keys)
+        self._complain_soon(run.schedule, now)
+        for key in self._sampling.successes_to_tell(keys, now=now):
+            probing, outcome = ended[key].owner, ended[key].outcome
+            address = outcome.named_address(probing.url)
+            result = ProbeResult(key, probing.record.incarnation, outcome.latency_ms, address=address)
+            self._report(run, probing, result, is_well=True)
+        self._wake_in_time(run)
+
+    def _release(self, ended: int) -> None:
+        """Make room for as many probes as have ended."""
+        if not self._free and ended:
+            self._wake.set()
+        self._free += ended
+
+    def _wake_in_time(self, run: _Run) -> None:
+        """Wake the loop if it would wait for too long."""
         if run.schedule.next_due() + self._gather_seconds < self._waits_until:
             self._wake.set()
+
+    def _report(self, run: _Run, probing: _Probing, result: ProbeResult, *, is_well: bool) -> None:
+        pace = self._settings.interval_seconds if is_well else self._settings.fast_interval_seconds
+        is_awaited = probing.record.health.status is not ReplicaStatus.HEALTHY
+        good_seconds = self._settings.timeout_seconds + pace
+        run.reports.add(result, probing.mandate, good_seconds=good_seconds, is_awaited=is_awaited)
 
     async def _take_over(self, authority: Authority, schedule: Schedule) -> None:
         """Schedule the replicas that are new here by when they were probed last."""
@@ -421,7 +482,7 @@ class HealthLoop:
             return
         schedule.add(record, now=self._clock.monotonic(), server_now=server_now)
         if record.health.status is not ReplicaStatus.HEALTHY:
-            self._listeners.on_reach(key, True)  # noqa: FBT003  nobody uses it
+            self._listeners.on_reach([key], True)  # noqa: FBT003  nobody uses it
         self._url(record)
 
     def _forget_url(self, key: str) -> None:
@@ -469,22 +530,22 @@ class HealthLoop:
         """Record whether the probe failed because of this router's own trouble, and whether it should go on leading."""
         self._listeners.note(outcome)
         if is_ok:
-            self._listeners.on_reach(record.key, True)  # noqa: FBT003  the state to set
+            self._listeners.on_reach([record.key], True)  # noqa: FBT003  the state to set
         elif outcome.trouble is None and self._is_handed_over(record):
-            self._listeners.on_reach(record.key, False)  # noqa: FBT003  the state to set
+            self._listeners.on_reach([record.key], False)  # noqa: FBT003  the state to set
+        is_healthy = record.health.status is ReplicaStatus.HEALTHY
+        self._local_health.note(record.key, outcome.trouble, is_healthy=is_healthy)
+        self._complain_soon(schedule, self._clock.monotonic())
+
+    def _complain_soon(self, schedule: Schedule, now: float) -> None:
+        """Wake the loop if there is a reason to stand aside."""
         health = self._local_health
-        health.note(record.key, outcome.trouble, is_healthy=record.health.status is ReplicaStatus.HEALTHY)
-        if health.may_complain and health.complaint(len(schedule), now=self._clock.monotonic()) is not None:
+        if health.may_complain and health.complaint(len(schedule), now=now) is not None:
             self._wake.set()
 
     def _is_handed_over(self, record: ReplicaRecord) -> bool:
         """Return whether another router probes the replica, so that failures here do not count for now."""
         return record.doubt.prober not in ("", self._router)
-
-
-def _effort_of(prompt: PromptProbe) -> int:
-    """Return what a probe costs that opens a connection."""
-    return HANDSHAKE_EFFORT if prompt.shakes_hands else DIAL_EFFORT
 
 
 def _is_in_doubt(record: ReplicaRecord) -> bool:

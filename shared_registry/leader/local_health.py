@@ -5,6 +5,8 @@ It is not if many probes fail because of its own trouble, or if other routers re
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from shared_registry.probing.own_trouble import OwnTrouble
 
 LEAST_PROBES = 4
@@ -73,6 +75,14 @@ class LocalHealth:
             self._unknown.add(key)
         else:
             self._unknown.discard(key)
+
+    def note_well(self, keys: Sequence[str]) -> None:
+        """Record that replicas were reached; see `note`."""
+        self._probed.update(keys)
+        if self._unsure:
+            self._unknown.difference_update(keys)
+            for key in keys:
+                self._unsure.pop(key, None)
 
     def share(self, *, now: float) -> float | None:
         """Return the share of the probed replicas that this router can judge; `None` if it has probed none.

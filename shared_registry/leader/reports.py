@@ -112,6 +112,11 @@ class Reports:
         return self._results.is_behind(key)
 
     @property
+    def is_crowded(self) -> bool:
+        """Whether many results wait, so that one of any replica may be among them."""
+        return self._results.is_crowded
+
+    @property
     def is_full(self) -> bool:
         """Whether many results of replicas that are not healthy wait. Another one might be too old in its turn."""
         return self._results.is_full

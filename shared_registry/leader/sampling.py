@@ -8,6 +8,8 @@ may matter is reported at once: each other result, and each result of a replica 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from typing import NamedTuple
 
 from shared_registry.leader.schedule import phase_of
 from shared_registry.model import NO_DOUBT, ReplicaRecord, ReplicaStatus
@@ -19,6 +21,29 @@ SHORTEST_SECONDS = 1e-6
 """No silence: two probes of a replica are never so close to each other."""
 WATCHED_SECONDS = 60.0
 """For how long each result of a replica is reported after a failure, a doubt, or a session that failed there."""
+
+
+class _Told(NamedTuple):
+    """A success that was reported.
+
+    Time is divided into equal parts, one report in each; every replica's parts begin at another time.
+
+    Attributes:
+        until: When the next part begins.
+        silence: How long the parts are, in seconds.
+        at: When it was reported.
+        phase: The replica's phase.
+    """
+
+    until: float
+    silence: float
+    at: float
+    phase: float
+
+    @classmethod
+    def of(cls, at: float, phase: float, silence: float) -> _Told:
+        """Return a report of that time."""
+        return cls((math.floor(at / silence + phase) + 1 - phase) * silence, silence, at, phase)
 
 
 class Sampling:
@@ -33,7 +58,7 @@ class Sampling:
         self._interval_seconds = interval_seconds
         self._silence_seconds = SHORTEST_SECONDS
         self._count = 0
-        self._told: dict[str, tuple[float, float]] = {}  # when, and the replica's phase
+        self._told: dict[str, _Told] = {}
         self._watched_until: dict[str, float] = {}
 
     def watch(self, key: str, *, now: float) -> None:
@@ -54,24 +79,39 @@ class Sampling:
             now: The monotonic clock.
         """
         key = record.key
-        if not ok or not _is_settled(record):
+        if not ok or not is_settled(record):
             if record.health.status is ReplicaStatus.HEALTHY:
                 self.watch(key, now=now)
             self._told.pop(key, None)
             return True
-        # Time is divided into equal parts, one report in each; every replica's parts begin at another time.
-        told = self._told.get(key)
-        if told is not None:
-            told_at, phase = told
-            silence = self._silence_seconds
-            is_same_part = math.floor(told_at / silence + phase) == math.floor(now / silence + phase)
-            if is_same_part and not (self._watched_until and self._is_watched(key, now)):
-                return False
-        self._told[key] = now, phase_of(key) if told is None else told[1]
-        if len(self._told) != self._count:
-            self._count = len(self._told)
+        return bool(self.successes_to_tell([key], now=now))
+
+    def successes_to_tell(self, keys: Sequence[str], *, now: float) -> list[str]:
+        """Return which successes of settled replicas to report. These are taken to be reported then.
+
+        Args:
+            keys: The replicas, which are settled; see `is_settled`.
+            now: The monotonic clock.
+        """
+        silence, told = self._silence_seconds, self._told
+        due = [key for key in keys if (last := told.get(key)) is None or now >= last.until or last.silence != silence]
+        if due:
+            due = [key for key in due if self._is_turn_of(key, now)]
+        if self._watched_until:
+            due += [key for key in keys if self._is_watched(key, now) and key not in due]
+        for key in due:
+            last = told.get(key)
+            told[key] = _Told.of(now, phase_of(key) if last is None else last.phase, silence)
+        if len(told) != self._count:
+            self._count = len(told)
             self._silence_seconds = self._silence()
-        return True
+        return due
+
+    def _is_turn_of(self, key: str, now: float) -> bool:
+        last = self._told.get(key)
+        if last is not None and last.silence != self._silence_seconds:
+            last = self._told[key] = _Told.of(last.at, last.phase, self._silence_seconds)
+        return last is None or now >= last.until
 
     def _silence(self) -> float:
         """Return how long the parts are: doubled intervals, so that few changes of the fleet change them."""
@@ -87,7 +127,7 @@ class Sampling:
         return until is not None
 
 
-def _is_settled(record: ReplicaRecord) -> bool:
+def is_settled(record: ReplicaRecord) -> bool:
     """Return whether a success says nothing new of a replica."""
     health = record.health
     is_well = health.status is ReplicaStatus.HEALTHY and not health.consecutive_failures

@@ -6,6 +6,8 @@ import hashlib
 import heapq
 import math
 import random
+from bisect import bisect_right
+from collections.abc import Iterable, Sequence
 
 from shared_registry.model import ReplicaRecord, ReplicaStatus
 
@@ -28,14 +30,14 @@ def phase_of(key: str) -> float:
     return int.from_bytes(digest) / 2**64
 
 
-def next_slot(now: float, *, phase: float, interval: float) -> float:
-    """Return the replica's first slot that is more than half an interval away.
+def next_slots(now: float, *, phases: Iterable[float], interval: float) -> list[float]:
+    """Return each replica's first slot that is more than half an interval away.
 
     The slots of a replica are one interval apart, at its phase. However late the last probe was, the next probe is in
     the replica's slot. Missed probes are not made up for.
     """
-    offset = phase * interval
-    return (math.floor((now + interval / 2 - offset) / interval) + 1) * interval + offset
+    reached = now / interval + 0.5
+    return [(math.floor(reached - phase) + 1 + phase) * interval for phase in phases]
 
 
 class _ProbeTurn:
@@ -54,11 +56,7 @@ class _ProbeTurn:
 
 
 class Schedule:
-    """Keeps the next due time of every replica. Not for concurrent use: it has one owner.
-
-    Attributes:
-        popped_due: When the replica was due that `pop_due` has returned last.
-    """
+    """Keeps the next due time of every replica. Not for concurrent use: it has one owner."""
 
     def __init__(self, *, interval: float, fast_interval: float, rng: random.Random) -> None:
         """Set up, without replicas.
@@ -71,7 +69,6 @@ class Schedule:
         self._interval = interval
         self._fast_interval = min(fast_interval, interval)
         self._rng = rng
-        self.popped_due = 0.0
         self._turns: dict[str, _ProbeTurn] = {}
         self._out: set[str] = set()  # those that are dropped while they are being probed
         self._part_seconds = interval / PARTS
@@ -99,7 +96,7 @@ class Schedule:
             self._out.discard(key)
         else:
             is_settled = server_now is not None and not self._is_overdue(record, server_now)
-            self._set(turn, self._first_slot(turn, now) if is_settled else now)
+            self._set([turn], [self._first_slot(turn, now) if is_settled else now])
 
     def drop(self, key: str) -> None:
         """Forget a replica that is no longer probed."""
@@ -111,27 +108,32 @@ class Schedule:
 
     def settle(self, key: str, status: ReplicaStatus, *, ok: bool, now: float) -> None:
         """Schedule the next probe after this result, unless the replica is no longer probed."""
-        turn = self._turns.get(key)
-        if turn is None:
-            self._out.discard(key)
-        elif is_change_pending(status, ok=ok):
-            self._set(turn, now + self._fast_interval)
+        if is_change_pending(status, ok=ok):
+            self.put_back(key, due=now + self._fast_interval)
         else:
-            jitter = (self._rng.random() - 0.5) * JITTER_SHARE * self._interval
-            self._set(turn, next_slot(now, phase=turn.phase, interval=self._interval) + jitter)
+            self.settle_well([key], now=now)
+
+    def settle_well(self, keys: Sequence[str], *, now: float) -> None:
+        """Schedule the next probes of replicas with no change pending; see `settle`."""
+        turns = [turn for key in keys if (turn := self._turns.get(key)) is not None]
+        if len(turns) < len(keys):
+            self._out.difference_update(keys)
+        interval, random, jitter = self._interval, self._rng.random, JITTER_SHARE * self._interval
+        slots = next_slots(now, phases=[turn.phase for turn in turns], interval=interval)
+        self._set(turns, [slot + (random() - 0.5) * jitter for slot in slots])
 
     def put_back(self, key: str, *, due: float) -> None:
-        """Schedule a replica whose probe had no result, unless the replica is no longer probed."""
+        """Schedule a replica for that time, unless the replica is no longer probed."""
         turn = self._turns.get(key)
         if turn is None:
             self._out.discard(key)
         else:
-            self._set(turn, due)
+            self._set([turn], [due])
 
     def hasten_next(self, now: float) -> None:
         """Make the replica that is due next due now, so that a new leader shows at once whether it can probe."""
         if now < self.next_due() < math.inf:
-            self._set(self._heap[0][1], now)
+            self._set([self._heap[0][1]], [now])
 
     def hasten(self, key: str, *, now: float) -> bool:
         """Make a replica due now, because a session failed there. Return `False` if it is unknown or being probed."""
@@ -139,19 +141,28 @@ class Schedule:
         if turn is None:
             return False
         if now < turn.due < math.inf:
-            self._set(turn, now)
+            self._set([turn], [now])
         return turn.due < math.inf
 
-    def pop_due(self, now: float) -> str | None:
-        """Return the replica that has been due for the longest time, or `None`.
+    def pop_due(self, now: float, *, most: int) -> list[tuple[str, float]]:
+        """Return the replicas that have been due for the longest time, and when they were due.
 
-        It is not due again until it is settled or put back.
+        None of them is due again until it is settled or put back.
+
+        Args:
+            now: The monotonic clock.
+            most: How many to return at most.
         """
-        if self.next_due() > now:
-            return None
-        self.popped_due, turn = heapq.heappop(self._heap)
-        turn.due = math.inf
-        return turn.key
+        popped: list[tuple[str, float]] = []
+        while len(popped) < most and self.next_due() <= now:
+            self._heap.sort()  # which is a heap, too, and cheaper than to pop one after the other
+            reached = min(bisect_right(self._heap, now, key=_due_of), most - len(popped))
+            due_now, self._heap = self._heap[:reached], self._heap[reached:]
+            for due, turn in due_now:
+                if turn.due == due:
+                    turn.due = math.inf
+                    popped.append((turn.key, due))
+        return popped
 
     def next_due(self) -> float:
         """Return when the next replica is due; infinity if no replica is scheduled."""
@@ -168,19 +179,21 @@ class Schedule:
             self._heap = self._later.pop(self._reached)
             heapq.heapify(self._heap)
 
-    def _set(self, turn: _ProbeTurn, due: float) -> None:
-        turn.due = due
-        part = int(due / self._part_seconds)
-        if part <= self._reached:
-            heapq.heappush(self._heap, (due, turn))
-        elif (later := self._later.get(part)) is not None:
-            later.append((due, turn))
-        else:
-            self._later[part] = [(due, turn)]
-            heapq.heappush(self._parts, part)
+    def _set(self, turns: Sequence[_ProbeTurn], dues: Iterable[float]) -> None:
+        reached, part_seconds, later = self._reached, self._part_seconds, self._later
+        for turn, due in zip(turns, dues, strict=True):
+            turn.due = due
+            part = int(due / part_seconds)
+            if part <= reached:
+                heapq.heappush(self._heap, (due, turn))
+            elif part in later:
+                later[part].append((due, turn))
+            else:
+                later[part] = [(due, turn)]
+                heapq.heappush(self._parts, part)
 
     def _first_slot(self, turn: _ProbeTurn, now: float) -> float:
-        return next_slot(now - self._interval / 2, phase=turn.phase, interval=self._interval)
+        return next_slots(now - self._interval / 2, phases=[turn.phase], interval=self._interval)[0]
 
     def _is_overdue(self, record: ReplicaRecord, server_now: float) -> bool:
         health = record.health
@@ -188,3 +201,7 @@ class Schedule:
         ok = (health.last_ok_at or 0.0) >= (health.last_failure_at or 0.0)
         is_pending = health.status is ReplicaStatus.UNKNOWN or is_change_pending(health.status, ok=ok)
         return server_now - last >= self._interval or last > server_now or is_pending
+
+
+def _due_of(entry: tuple[float, _ProbeTurn]) -> float:
+    return entry[0]

@@ -98,7 +98,12 @@ class Unreported:
 
     def is_behind(self, key: str) -> bool:
         """Return whether many results wait, and one of this replica among them."""
-        return key in self._keys and sum(map(len, self._queues)) > BEHIND
+        return key in self._keys and self.is_crowded
+
+    @property
+    def is_crowded(self) -> bool:
+        """Whether many results wait."""
+        return sum(map(len, self._queues)) > BEHIND
 
     @property
     def is_waiting(self) -> bool:

@@ -296,6 +296,10 @@ class Mirror:
         replica = self.view.get(key)
         return replica.record if replica else None
 
+    def replica(self, key: str) -> Replica | None:
+        """Return the handle of one replica, which shows its record from now on; `None` if the view does not have it."""
+        return self.view.get(key)
+
     def _apply(self, events: Sequence[Event]) -> tuple[list[Event], bool]:
         """Let the view take over events.
 

@@ -101,7 +101,7 @@ class KeptConnection(asyncio.Protocol):
         """
         self.exchanges += 1
         self.has_received = False
-        self._request, self._ended, self._reader = request, ended, None
+        self._request, self._ended = request, ended
         self._carrier.write(request.data)
 
     async def exchange(self, request: WholeRequest) -> Response:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -36,7 +36,7 @@ class ProbeListeners:
 
     Attributes:
         trouble_log: Logs probes that this router could not make.
-        on_reach: Called with a replica's canonical url, and whether this router reaches it.
+        on_reach: Called with canonical urls of replicas, and whether this router reaches them.
         retain: Called with the probed urls when any of them may have changed, to close connections to other urls.
         forget: Called with the url at which a replica was probed that no longer is, to close the connection to it.
         testify: Called when a probe has reached a replica to which a session could not connect before.
@@ -44,7 +44,7 @@ class ProbeListeners:
     """
 
     trouble_log: TroubleLog
-    on_reach: Callable[[str, bool], None]
+    on_reach: Callable[[Sequence[str], bool], None]
     retain: Retain | None = None
     forget: Forget | None = None
     testify: Testify = _ignore
@@ -55,5 +55,10 @@ class ProbeListeners:
         self.counts.add(outcome)
         if outcome.trouble is not None:
             self.trouble_log.note(outcome.trouble)
-        elif outcome.error is None and self.trouble_log.has_begun:
+        elif outcome.error is None:
             self.trouble_log.connected()
+
+    def note_well(self, seconds: Sequence[float]) -> None:
+        """Count successes that took so long each; see `note`."""
+        self.counts.ended_well(seconds)
+        self.trouble_log.connected()

@@ -209,10 +209,10 @@ class Peer:
         if task is not None and self._clock.monotonic() < task.due < math.inf:
             self._schedule(task, self._clock.monotonic())
 
-    def learn(self, key: str, is_reached: bool) -> None:  # noqa: FBT001  the state to set
-        """Record whether this router reached a replica as its prober, for the time when it no longer probes it."""
-        self._unknown.discard(key)
-        self._set_reached(key, is_reached=is_reached)
+    def learn(self, keys: Sequence[str], is_reached: bool) -> None:  # noqa: FBT001  the state to set
+        """Record whether this router reached replicas as their prober, for the time when it no longer probes them."""
+        self._unknown.difference_update(keys)
+        self._set_reached(keys, is_reached=is_reached)
 
     async def run(self) -> None:
         """Probe and tell until cancelled."""
@@ -247,7 +247,7 @@ class Peer:
         if not is_healthy and key in self._unreached:
             # Where nobody reaches the replica there is no disagreement. Once it is back, this router tries again.
             self._unknown.add(key)
-            self._set_reached(key, is_reached=True)
+            self._set_reached([key], is_reached=True)
         if record is None:
             self._answered.pop(key, None)
             self._unknown.discard(key)
@@ -276,9 +276,9 @@ class Peer:
             wanted[PeerReason.SESSION] = "", now
         return wanted
 
-    def _set_reached(self, key: str, *, is_reached: bool) -> None:
-        (self._unreached.discard if is_reached else self._unreached.add)(key)
-        self._listeners.on_reach(key, is_reached)
+    def _set_reached(self, keys: Sequence[str], *, is_reached: bool) -> None:
+        (self._unreached.difference_update if is_reached else self._unreached.update)(keys)
+        self._listeners.on_reach(keys, is_reached)
 
     def _has_to_find_out(self, record: ReplicaRecord) -> bool:
         """Return whether the replica is healthy, and was not reached when this router last tried."""
@@ -399,7 +399,7 @@ class Peer:
         is_left_to_loop = task.reason is PeerReason.SESSION and self._planned(task.key) == self._router
         if outcome.evidence is not Evidence.UNSURE and not is_left_to_loop:
             self._unknown.discard(task.key)
-            self._set_reached(task.key, is_reached=is_ok)
+            self._set_reached([task.key], is_reached=is_ok)
         self._review(task.key, self._replicas.record(task.key))
 
     def _tell_later(

@@ -160,17 +160,15 @@ class PlainSocket:
             self._unsent = data[sent:]
 
     def serve(self, events: int) -> None:
-        """Do what the socket is ready for."""
+        """Do what the socket is ready for. Of more than some pieces the rest waits until others had their turn."""
         if not self._is_open or self._unsent:
             self._send_rest()
-        if events & _READABLE:
-            self._receive(events)
-
-    def _receive(self, events: int) -> None:
-        """Receive what there is. Of more than some pieces the rest waits until others had their turn."""
-        for _ in range(PIECES_AT_ONCE):
-            if self._socket is None:
+        pieces = PIECES_AT_ONCE
+        while events & _READABLE and self._socket is not None:
+            if not pieces:
+                self._loop.call_soon(self.serve, events)
                 return
+            pieces -= 1
             try:
                 data = self._socket.recv(READ_BYTES)
             except BlockingIOError:
@@ -185,7 +183,6 @@ class PlainSocket:
             self._protocol.data_received(data)
             if len(data) < READ_BYTES and not events & _ENDED:
                 return  # more comes with another event
-        self._loop.call_soon(self._receive, events)
 
     def _send_rest(self) -> None:
         """Send what waits. The first attempt shows whether the connection could be established."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
+from collections.abc import Sequence
 
 from shared_registry.aio.clock import Clock, SystemClock
 from shared_registry.probing.outcome import ProbeOutcome
@@ -36,17 +37,22 @@ class ProbeCounts:
         worst, self._worst_lag = self._worst_lag, None
         return worst
 
-    def begun(self, lag: float) -> None:
-        """Count a scheduled probe that begins so many seconds after it was due."""
-        self.lags.add(lag)
-        if self._worst_lag is None or lag > self._worst_lag:
-            self._worst_lag = lag
+    def begun(self, lags: Sequence[float]) -> None:
+        """Count scheduled probes that begin so many seconds after they were due."""
+        self.lags.add_all(lags)
+        worst = max(lags, default=None)
+        if worst is not None and (self._worst_lag is None or worst > self._worst_lag):
+            self._worst_lag = worst
+
+    def ended_well(self, seconds: Sequence[float]) -> None:
+        """Count successes that took so long each."""
+        self._finished_at = self._clock.monotonic()
+        self.seconds["ok"].add_all(seconds)
 
     def add(self, outcome: ProbeOutcome) -> None:
         """Count a finished probe."""
         self._finished_at = self._clock.monotonic()
-        result = "ok" if outcome.error is None and outcome.trouble is None else _result(outcome)
-        self.seconds[result].add(outcome.latency_ms / 1000)
+        self.seconds[_result(outcome)].add(outcome.latency_ms / 1000)
 
     def told(self, outcome: ProbeOutcome) -> None:
         """Count a probe whose result other routers are told as this one's opinion."""

@@ -32,11 +32,6 @@ class TroubleLog:
         self._last_at = 0.0
 
     @property
-    def has_begun(self) -> bool:
-        """Whether trouble has begun and its end is not logged yet."""
-        return bool(self._reasons)
-
-    @property
     def is_on(self) -> bool:
         """Whether trouble has begun, has not ended yet, and was noticed within `FORGET_SECONDS`."""
         return bool(self._reasons) and bool(self.reason)  # usually there is none, and the time need not be read

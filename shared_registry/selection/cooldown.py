@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+from collections.abc import Sequence
 
 from shared_registry.aio.clock import Clock, wait_until
 from shared_registry.selection.view import View
@@ -51,13 +52,14 @@ class Cooldown:
         if self._until.pop(key, None) is not None or was_unreached:
             self._show()
 
-    def reach(self, key: str, is_reached: bool) -> None:  # noqa: FBT001  the state to set
-        """Record whether a probe of this router reaches a replica. Until one does, the replica is chosen last.
+    def reach(self, keys: Sequence[str], is_reached: bool) -> None:  # noqa: FBT001  the state to set
+        """Record whether probes of this router reach replicas. Until one does, a replica is chosen last.
 
         `run` tells the view soon, of the results of many probes at once.
         """
-        if is_reached is (key in self._unreached):
-            (self._unreached.discard if is_reached else self._unreached.add)(key)
+        before = len(self._unreached)
+        (self._unreached.difference_update if is_reached else self._unreached.update)(keys)
+        if len(self._unreached) != before:
             self._is_pending = True
             self._is_changed.set()
 

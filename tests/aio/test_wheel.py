@@ -24,7 +24,7 @@ def turn_until(wheel: Wheel, now: float) -> dict[Limit, float]:
 @pytest.mark.parametrize("seconds", [0.0, 0.01, SLOT_SECONDS, 2.0, SLOT_SECONDS * SLOTS, 30.0])
 def test_a_limit_ends_within_a_slot(seconds: float) -> None:
     wheel, limit = Wheel(), Limit()
-    wheel.add(limit, seconds, now=START)
+    wheel.add([limit], seconds, now=START)
     ended = turn_until(wheel, START + seconds + 1)
     assert START + seconds <= ended[limit] <= START + seconds + SLOT_SECONDS + 1e-9
     assert (len(wheel), wheel.next_turn) == (0, math.inf)
@@ -32,13 +32,12 @@ def test_a_limit_ends_within_a_slot(seconds: float) -> None:
 
 def test_what_is_dropped_does_not_end() -> None:
     wheel, kept, dropped = Wheel(), Limit(), Limit()
-    for limit in (kept, dropped):
-        wheel.add(limit, 1.0, now=START)
-    wheel.discard(dropped)
-    wheel.discard(dropped)
+    wheel.add([kept, dropped], 1.0, now=START)
+    wheel.discard([dropped])
+    wheel.discard([dropped])
     assert len(wheel) == 1
     assert turn_until(wheel, START + 5).keys() == {kept}
-    wheel.discard(kept)
+    wheel.discard([kept])
     assert len(wheel) == 0
 
 
@@ -47,10 +46,10 @@ def test_random_limits_end_in_order_and_in_time() -> None:
     wheel, now, due, ended = Wheel(), START, dict[Limit, float](), dict[Limit, float]()
     for _ in range(2000):
         limit, seconds = Limit(), rng.choice((0.05, 0.5, 2.0, 9.0))
-        wheel.add(limit, seconds, now=now)
+        wheel.add([limit], seconds, now=now)
         due[limit] = now + seconds
         if rng.random() < 0.3:
-            wheel.discard(limit)
+            wheel.discard([limit])
             del due[limit]
         now += rng.random() * 0.04
         ended |= turn_until(wheel, now)
@@ -61,7 +60,7 @@ def test_random_limits_end_in_order_and_in_time() -> None:
 
 def test_a_pause_extends_each_limit_by_as_long() -> None:
     wheel, limit = Wheel(), Limit()
-    wheel.add(limit, 2.0, now=START)
+    wheel.add([limit], 2.0, now=START)
     late = wheel.next_turn + 1.5
     assert wheel.turn(late) == []
     assert turn_until(wheel, START + 3.4) == {}
@@ -71,7 +70,7 @@ def test_a_pause_extends_each_limit_by_as_long() -> None:
 def test_a_pause_beyond_the_limit_leaves_one_more_turn() -> None:
     """What waits in the socket is read before that."""
     wheel, limit = Wheel(), Limit()
-    wheel.add(limit, 1.0, now=START)
+    wheel.add([limit], 1.0, now=START)
     now = START + 10
     assert wheel.turn(now) == []
     assert wheel.next_turn <= now + SLOT_SECONDS
@@ -80,7 +79,7 @@ def test_a_pause_beyond_the_limit_leaves_one_more_turn() -> None:
 
 def test_a_process_that_is_always_late_still_ends_limits() -> None:
     wheel, limit, now = Wheel(), Limit(), START
-    wheel.add(limit, 1.0, now=now)
+    wheel.add([limit], 1.0, now=now)
     ended: list[Limit] = []
     while not ended:
         now = wheel.next_turn + 10 * LATE_SECONDS

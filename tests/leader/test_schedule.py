@@ -13,7 +13,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from shared_registry.leader.schedule import JITTER_SHARE, PARTS, Schedule, is_change_pending, next_slot, phase_of
+from shared_registry.leader.schedule import JITTER_SHARE, PARTS, Schedule, is_change_pending, next_slots, phase_of
 from shared_registry.model import AdminState, ReplicaEndpoint, ReplicaHealth, ReplicaRecord, ReplicaStatus
 from tests.support.effort import effort
 from tests.support.fake_clock import START
@@ -59,10 +59,7 @@ def follow(
 
 
 def pop_all(schedule: Schedule, now: float) -> list[str]:
-    keys: list[str] = []
-    while (key := schedule.pop_due(now)) is not None:
-        keys.append(key)
-    return keys
+    return [key for key, due in schedule.pop_due(now, most=10_000) if due <= now]
 
 
 @pytest.mark.parametrize(
@@ -80,7 +77,7 @@ def test_a_change_is_pending_while_one_result_may_bring_it(status: ReplicaStatus
     assert is_change_pending(status, ok=ok) is pending
     schedule = a_schedule()
     follow(schedule, [record_of()], now=START)
-    assert schedule.pop_due(START) == url_of(1)
+    assert schedule.pop_due(START, most=2) == [(url_of(1), START)]
     schedule.settle(url_of(1), status, ok=ok, now=START)
     delay = schedule.next_due() - START
     assert (delay == FAST) is pending
@@ -90,7 +87,7 @@ def test_a_change_is_pending_while_one_result_may_bring_it(status: ReplicaStatus
 def test_the_fast_interval_is_never_longer_than_the_interval() -> None:
     schedule = a_schedule(interval=0.5, fast=1.0)
     follow(schedule, [record_of()], now=START)
-    schedule.pop_due(START)
+    assert schedule.pop_due(START, most=1)
     schedule.settle(url_of(1), UNKNOWN, ok=False, now=START)
     assert schedule.next_due() == START + 0.5
 
@@ -111,7 +108,7 @@ def test_phases_are_spread_evenly() -> None:
 @given(st.floats(0, 1e7), st.floats(0, 1, exclude_max=True), st.floats(0.01, 3600))
 def test_the_next_probe_time_is_in_phase_one_interval_ahead(now: float, phase: float, interval: float) -> None:
     """Half an interval to one and a half intervals ahead."""
-    slot = next_slot(now, phase=phase, interval=interval)
+    slot = next_slots(now, phases=[phase], interval=interval)[0]
     rounding = 1e-6 * interval + 1e-9 * now
     assert interval / 2 - rounding <= slot - now <= interval * 1.5 + rounding
     turns = slot / interval - phase
@@ -119,9 +116,9 @@ def test_the_next_probe_time_is_in_phase_one_interval_ahead(now: float, phase: f
 
 
 def test_at_half_an_interval_the_following_probe_time_is_chosen() -> None:
-    assert next_slot(10.0, phase=0.0, interval=4.0) == 16.0
-    assert next_slot(9.99, phase=0.0, interval=4.0) == 12.0
-    assert next_slot(10.0, phase=0.25, interval=4.0) == 13.0
+    assert next_slots(10.0, phases=[0.0], interval=4.0)[0] == 16.0
+    assert next_slots(9.99, phases=[0.0], interval=4.0)[0] == 12.0
+    assert next_slots(10.0, phases=[0.25], interval=4.0)[0] == 13.0
 
 
 def test_a_new_replica_is_due_at_once() -> None:
@@ -221,7 +218,7 @@ def test_a_term_starts_with_overdue_and_pending_replicas_only(record: ReplicaRec
     else:
         slot = schedule.next_due()
         assert START < slot <= START + INTERVAL
-        assert slot == pytest.approx(next_slot(slot - INTERVAL, phase=phase_of(record.key), interval=INTERVAL))
+        assert slot == pytest.approx(next_slots(slot - INTERVAL, phases=[phase_of(record.key)], interval=INTERVAL)[0])
 
 
 @pytest.mark.parametrize(

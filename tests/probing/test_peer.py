@@ -104,8 +104,8 @@ class Cluster:
     def record(self, key: str) -> ReplicaRecord | None:
         return self.records.get(key)
 
-    def on_reach(self, key: str, is_reached: bool) -> None:
-        self.reached[key] = is_reached
+    def on_reach(self, keys: Sequence[str], is_reached: bool) -> None:
+        self.reached |= dict.fromkeys(keys, is_reached)
 
     async def testify(self, key: str, *, probed_at: float) -> None:
         self.testified.append((probed_at - START, key))
@@ -485,7 +485,7 @@ async def test_sessions_that_fail_during_a_probe_get_another(clock: FakeClock, c
 async def test_a_prober_too_probes_after_a_failed_session(clock: FakeClock, cluster: Cluster) -> None:
     """What its health loop found out remains: who is chosen last is left to that."""
     cluster.leader = Leader(ME, 2, 0.0)
-    cluster.peer.learn(A, False)
+    cluster.peer.learn([A], False)
     cluster.peer.distrust(A)
     await clock.advance(1.0)
     assert [key for _, key in cluster.testified] == [A]
@@ -520,7 +520,7 @@ async def test_a_replica_registered_anew_gets_no_testimony(clock: FakeClock, clu
 async def test_a_former_leader_goes_on_avoiding_what_it_missed(clock: FakeClock, cluster: Cluster) -> None:
     cluster.leader = Leader(ME, 2, 0.0)
     cluster.down = {A}
-    cluster.peer.learn(A, False)
+    cluster.peer.learn([A], False)
     cluster.tell(cluster.records[A])
     await clock.advance(3 * INTERVAL)
     assert (cluster.probes, cluster.reached[A]) == ([], False), "its health loop probes"

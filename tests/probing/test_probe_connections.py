@@ -14,8 +14,9 @@ import pytest
 from shared_registry.errors import ConfigError
 from shared_registry.http1.connection import ReplicaConnection
 from shared_registry.probing import Evidence, HttpProber, budget, guarded, names
-from shared_registry.probing.prober import EXCHANGES_PER_CONNECTION
+from shared_registry.probing.origins import EXCHANGES_PER_CONNECTION
 from tests.support.pauses import Pauses
+from tests.support.prompt_probe import begin_prompt
 from tests.support.replica_server import ReplicaServer
 from tests.support.scripted_server import (
     LONG,
@@ -86,7 +87,7 @@ async def test_a_new_connection_says_when_its_name_was_looked_up(monkeypatch: py
         return ["127.0.0.1"]
 
     async with scripted(answer_all) as server, HttpProber() as prober:
-        prober._names.lookup = lookup
+        prober._origins.names.lookup = lookup
         url = server.url.replace("127.0.0.1", "replica.test")
         began_at: list[float] = []
         found = []
@@ -453,8 +454,8 @@ async def test_a_probe_without_a_task_is_alone_at_its_replica() -> None:
     async with scripted(answer_all) as server, HttpProber() as prober:
         url, ended = f"{server.url}/health", list[object]()
         for _ in range(EXCHANGES_PER_CONNECTION):
-            assert prober.begin(url, timeout=LONG, ended=ended.append) is not None
-            assert prober.begin(url, timeout=LONG, ended=ended.append) is None, "one is under way"
+            assert begin_prompt(prober, url, ended.append) is not None
+            assert begin_prompt(prober, url, ended.append) is None, "one is under way"
             count = len(ended)
             await until(lambda: len(ended) > count)  # noqa: B023
         assert [getattr(outcome, "error", "") for outcome in ended] == [None] * EXCHANGES_PER_CONNECTION
@@ -469,7 +470,7 @@ async def test_a_probe_without_a_task_ends_at_its_limit() -> None:
     async with scripted(script) as server, HttpProber() as prober:
         url, ended = f"{server.url}/health", list[object]()
         assert (await prober(url, timeout=LONG))[1] is None
-        assert prober.begin(url, timeout=SHORT, ended=ended.append) is not None
+        assert begin_prompt(prober, url, ended.append, SHORT) is not None
         await until(lambda: ended)
         assert getattr(ended[0], "error", "") == f"timeout after {SHORT}s while waiting for the response"
         await until(lambda: server.open == 0)
@@ -486,7 +487,7 @@ async def test_a_probe_without_a_task_asks_for_another_try() -> None:
     async with scripted(script) as server, HttpProber() as prober:
         url, ended = f"{server.url}/health", list[object]()
         assert (await prober(url, timeout=LONG))[1] is None
-        assert prober.begin(url, timeout=LONG, ended=ended.append) is not None
+        assert begin_prompt(prober, url, ended.append) is not None
         await until(lambda: ended)
         assert isinstance(ended[0], float)
 
@@ -500,9 +501,9 @@ async def test_a_cancelled_probe_without_a_task_closes_its_connection() -> None:
     async with scripted(script) as server, HttpProber() as prober:
         url, ended = f"{server.url}/health", list[object]()
         assert (await prober(url, timeout=LONG))[1] is None
-        probe = prober.begin(url, timeout=LONG, ended=ended.append)
+        probe = begin_prompt(prober, url, ended.append)
         assert probe is not None
-        probe.cancel()
+        probe.give_up()
         await until(lambda: server.open == 0)
         assert ended == []
         assert (await prober(url, timeout=LONG))[1] is None, "the next one has its turn"

@@ -20,8 +20,8 @@ async def test_the_age_counts_from_the_latest_finished_probe(clock: FakeClock) -
 def test_the_worst_lag_is_taken_once(clock: FakeClock) -> None:
     counts = ProbeCounts(clock)
     for lag in (0.0, 0.5, 0.1):
-        counts.begun(lag)
+        counts.begun([lag])
     assert counts.take_worst_lag() == 0.5
     assert counts.take_worst_lag() is None
-    counts.begun(0.0)
+    counts.begun([0.0])
     assert counts.take_worst_lag() == 0.0

@@ -14,8 +14,8 @@ import pytest
 
 from shared_registry.config import RouterConfig
 from shared_registry.probing import HttpProber, budget
+from shared_registry.probing.origins import EXCHANGES_PER_CONNECTION
 from shared_registry.probing.plain_socket import PlainSockets
-from shared_registry.probing.prober import EXCHANGES_PER_CONNECTION
 from shared_registry.probing.tls_socket import TlsSession, TlsSocket
 from tests.support.certificates import Authority
 from tests.support.prompt_probe import RESPONSES, prompt, sending

@@ -13,10 +13,10 @@ from typing import Any
 import pytest
 
 from shared_registry.probing import HttpProber, budget, kept, plain_socket
+from shared_registry.probing.origins import EXCHANGES_PER_CONNECTION
 from shared_registry.probing.plain_response import read_plain
 from shared_registry.probing.plain_socket import PlainSockets
-from shared_registry.probing.prober import EXCHANGES_PER_CONNECTION
-from tests.support.prompt_probe import RESPONSES, prompt, sending
+from tests.support.prompt_probe import RESPONSES, begin_prompt, prompt, sending
 from tests.support.replica_server import ReplicaServer
 from tests.support.scripted_server import LONG, OK, SHORT, Peer, Script, answer_all, scripted, stay_silent
 from tests.support.until import until
@@ -193,7 +193,7 @@ async def test_a_slow_opening_is_left_to_a_task(monkeypatch: pytest.MonkeyPatch)
 
     monkeypatch.setattr(PlainSockets, "connect", refuse)
     async with scripted(answer_all) as server, HttpProber() as prober:
-        assert prober.begin(f"{server.url}/health", timeout=LONG, ended=lambda _: None) is None
+        assert begin_prompt(prober, f"{server.url}/health", lambda _: None) is None
         assert (await prober(f"{server.url}/health", timeout=LONG))[1] is None, "nobody else has the turn"
 
 
@@ -202,13 +202,13 @@ async def test_a_connection_without_a_task_is_closed(end: str) -> None:
     async with scripted(stay_silent) as server, HttpProber() as prober:
         ended: list[object] = []
         seconds = SHORT if end == "forget" else LONG
-        probe = prober.begin(f"{server.url}/health", timeout=seconds, ended=ended.append)
+        probe = begin_prompt(prober, f"{server.url}/health", ended.append, seconds)
         assert probe is not None
         await until(lambda: server.requests or server.open)
         if end == "aclose":
             await prober.aclose()
         elif end == "cancel":
-            probe.cancel()
+            probe.give_up()
         else:
             prober.forget(server.url)
         await until(lambda: server.open == 0)

@@ -130,9 +130,9 @@ async def test_the_session_of_replaced_files_is_not_resumed(
         url = f"{server.url}/health"
         assert (await prober(url, timeout=LONG))[1] is None
         assert (await prompt(prober, url)).error is None
-        before = prober._tls.ready()
+        before = prober._origins.tls.ready()
         os.utime(certificate)
-        await until(lambda: prober._tls.ready() is not before)
+        await until(lambda: prober._origins.tls.ready() is not before)
         for _ in range(2):
             assert (await prompt(prober, url)).error is None
     assert seen.resumed == [False, True, False, True]

@@ -109,12 +109,12 @@ async def test_a_cooldown_of_no_length_does_nothing(view: View, clock: FakeClock
 
 
 async def test_a_replica_that_no_probe_reaches_comes_last(cooldown: Cooldown, view: View, clock: FakeClock) -> None:
-    cooldown.reach(A, False)
+    cooldown.reach([A], False)
     await clock.advance(REACH_SECONDS)
     assert preference(view) == [B, C, A]
     await clock.advance(10 * SECONDS)
     assert view.cooling == {A}, "until a probe reaches it"
-    cooldown.reach(A, True)
+    cooldown.reach([A], True)
     await clock.advance(REACH_SECONDS)
     assert preference(view)[0] == A
 
@@ -126,15 +126,15 @@ async def test_many_probes_at_once_change_the_view_once(
     shown: list[set[str]] = []
     monkeypatch.setattr(view, "cool", lambda keys: shown.append(set(keys)))
     for number in range(1000):
-        cooldown.reach(f"http://10.1.{number // 250}.{number % 250}:8000", False)
-        cooldown.reach(A, False)
+        cooldown.reach([f"http://10.1.{number // 250}.{number % 250}:8000"], False)
+        cooldown.reach([A], False)
         await asyncio.sleep(0)
     await clock.advance(REACH_SECONDS)
     assert [len(keys) for keys in shown] == [1001]
 
 
 async def test_a_failed_session_shows_also_what_probes_found(cooldown: Cooldown, view: View, clock: FakeClock) -> None:
-    cooldown.reach(B, False)
+    cooldown.reach([B], False)
     cooldown.begin(A)
     assert view.cooling == {A, B}, "at once"
     await clock.advance(SECONDS + 0.01)

@@ -20,6 +20,7 @@ from shared_registry.model import (
     Event,
     EventKind,
     ProbeResult,
+    Replica,
     ReplicaEndpoint,
     ReplicaHealth,
     ReplicaRecord,
@@ -111,6 +112,10 @@ class Cluster:
 
     def probed(self) -> Iterable[ReplicaRecord]:
         return list(self.records.values())
+
+    def replica(self, key: str) -> Replica | None:
+        record = self.record(key)
+        return Replica.of(record) if record else None
 
     def record(self, key: str) -> ReplicaRecord | None:
         return self.records.get(key)
@@ -216,7 +221,7 @@ class Leader:
             router="r~1",
             listeners=ProbeListeners(
                 TroubleLog(quiet_seconds=2 * INTERVAL, clock=clock),
-                lambda key, is_reached: self.reached.append((key, is_reached)),
+                lambda keys, is_reached: self.reached.extend((key, is_reached) for key in keys),
                 retain=self._retain,
                 forget=lambda url: self.connected.discard(url),  # noqa: PLW0108  it may be replaced
             ),

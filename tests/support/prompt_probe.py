@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable, Sequence
 
 from shared_registry.probing import HttpProber, ProbeOutcome
+from shared_registry.probing.prompt import PromptProbe
 from tests.support.scripted_server import LONG, OK, Peer, Script
 
 RESPONSES: dict[str, bytes | None] = {
@@ -22,10 +24,27 @@ RESPONSES: dict[str, bytes | None] = {
 }
 
 
+Ended = Callable[[ProbeOutcome | float], None]
+
+
+def begin_prompt(
+    prober: HttpProber, url: str, ended: Ended, timeout: float = LONG, *, fresh: bool = False
+) -> PromptProbe | None:
+    """Begin a probe without a task. Return `None` if it needs one."""
+
+    def on_well(probes: Sequence[PromptProbe]) -> None:
+        for probe in probes:
+            ended(probe.outcome)
+
+    probes = prober.prompt_probes(timeout=timeout, on_well=on_well, on_ended=lambda _, outcome: ended(outcome))
+    probe = probes.of(url, None) if probes is not None else None
+    return probe if probe is not None and probe.begin(fresh=fresh) else None
+
+
 async def prompt(prober: HttpProber, url: str, timeout: float = LONG, *, fresh: bool = False) -> ProbeOutcome:
     """Probe without a task."""
     ended: asyncio.Future[ProbeOutcome | float] = asyncio.get_running_loop().create_future()
-    assert prober.begin(url, timeout=timeout, ended=ended.set_result, fresh=fresh) is not None
+    assert begin_prompt(prober, url, ended.set_result, timeout, fresh=fresh) is not None
     outcome = await ended
     assert isinstance(outcome, ProbeOutcome)
     return outcome
