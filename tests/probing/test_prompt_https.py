@@ -9,6 +9,7 @@ import os
 import socket
 import ssl
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -174,6 +175,37 @@ async def test_a_response_may_arrive_in_many_records(server_tls: ssl.SSLContext,
 
     async with scripted(script, tls=server_tls) as server, HttpProber(ssl_context=trusting_tls) as prober:
         assert (await prompt(prober, f"{server.url}/health")).error is None
+
+
+async def test_data_may_arrive_with_the_end_of_the_handshake(certificate: Path, trusting_tls: ssl.SSLContext) -> None:
+    server_tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    server_tls.load_cert_chain(certificate)
+    server_tls.maximum_version = ssl.TLSVersion.TLSv1_2  # later ones end the handshake on the client's side
+
+    def serve(listener: socket.socket) -> None:
+        incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        tls = server_tls.wrap_bio(incoming, outgoing, server_side=True)
+        with listener.accept()[0] as accepted:
+            while True:
+                try:
+                    tls.do_handshake()
+                except ssl.SSLWantReadError:
+                    accepted.sendall(outgoing.read())
+                    incoming.write(accepted.recv(65536))
+                else:
+                    break
+            tls.write(OK)
+            accepted.sendall(outgoing.read())
+            while accepted.recv(65536):
+                pass
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.settimeout(LONG)
+        served = asyncio.create_task(asyncio.to_thread(serve, listener))
+        async with HttpProber(ssl_context=trusting_tls) as prober:
+            url = f"https://127.0.0.1:{listener.getsockname()[1]}/health"
+            assert (await prompt(prober, url)).error is None
+        await served
 
 
 async def test_several_records_may_arrive_together(server_tls: ssl.SSLContext, trusting_tls: ssl.SSLContext) -> None:
