@@ -20,10 +20,11 @@ local URLS_AN_EVENT = 25
 local WORK_AT_ONCE, NEWS_AT_ONCE_BESIDE_A_QUEUE = 36, 6
 
 local STATE_READ = {
-  'incarnation', 'admin', 'status', 'consecutive_failures', 'consecutive_successes', 'failing_witness', 'suspicion',
-  'suspected_by', 'suspected_at_ms', 'suspected_until_ms', 'asked', 'unreached_by', 'reached_by', 'refuted_prober',
-  'prober', 'prober_until_ms', 'prober_report', 'status_since_ms', 'ejected_until_ms', 'weight', 'capacity',
+  'incarnation', 'admin', 'status', 'consecutive_failures', 'consecutive_successes', 'weight', 'capacity',
+  'status_since_ms', 'failing_witness', 'suspicion', 'suspected_by', 'suspected_at_ms', 'suspected_until_ms', 'asked',
+  'unreached_by', 'reached_by', 'refuted_prober', 'prober', 'prober_until_ms', 'prober_report', 'ejected_until_ms',
 }
+local FIRST_DOUBT = 9 -- from here on, a replica that is well and undoubted has none of them
 -- Those that must be numbers, and those that must be if they are there.
 local NUMBERS = {'consecutive_failures', 'consecutive_successes', 'weight', 'capacity'}
 local OPTIONAL_NUMBERS = {
@@ -52,11 +53,22 @@ local function is_intact(state)
   return tonumber(state.weight) > 0 and state.status ~= false and state.admin ~= false
 end
 
--- Returns the fields of a replica that decide about its health, by name; absent ones are false. Returns nil if the
--- replica is removed or of another incarnation, or its key is damaged: that must not stop what is said about others.
-local function read_state(replica_key, incarnation)
+-- Returns the fields of STATE_READ in their order; absent ones are false. Returns nil if the replica is removed or of
+-- another incarnation, or its key is of another type: that must not stop what is said about others.
+local function read_values(replica_key, incarnation)
   local values = redis.pcall('HMGET', replica_key, unpack(STATE_READ))
   if values.err or values[1] ~= incarnation or values[2] == 'removed' then
+    return nil
+  end
+  return values
+end
+
+-- Returns the fields of a replica that decide about its health, by name; absent ones are false. Returns nil if the
+-- replica is removed or of another incarnation, or its key is damaged.
+-- values: those of read_values, if they were read.
+local function read_state(replica_key, incarnation, values)
+  values = values or read_values(replica_key, incarnation)
+  if not values then
     return nil
   end
   local state = {}
@@ -290,6 +302,25 @@ local function apply_success(replica_key, result, state, limits, now_ms, origin,
   end
 end
 
+-- Applies a success that says nothing new: of a healthy replica without failures that nobody doubts. Most successes are
+-- like that. Returns false if this one may say more, and has written nothing then.
+local function apply_usual_success(replica_key, values, result, now_ms)
+  local successes, weight = tonumber(values[5] or ''), tonumber(values[6] or '')
+  local is_well = values[2] and values[3] == 'healthy' and values[4] == '0'
+  local has_numbers = successes and weight and weight > 0 and tonumber(values[7] or '') and tonumber(values[8] or '0')
+  if not is_well or not has_numbers then
+    return false
+  end
+  for i = FIRST_DOUBT, #STATE_READ do
+    if values[i] then
+      return false
+    end
+  end
+  redis.call('HSET', replica_key, 'consecutive_successes', whole(successes + 1), 'last_ok_at_ms', whole(now_ms),
+    'last_latency_ms', result.latency)
+  return true
+end
+
 -- Applies a failure of a healthy replica's prober that has peers.
 local function weigh_failure(replica_key, result, state, limits, now_ms, origin, reply)
   local failures, status = state.failures + 1, nil
@@ -312,7 +343,14 @@ end
 -- limits: failure, recovery, interval_ms, timeout_ms.
 local function apply_probe(replica_key, result, limits, now_ms, origin, reply)
   emit_changes(now_ms, reply, replica_key)
-  local state = read_state(replica_key, result.incarnation)
+  local values = read_values(replica_key, result.incarnation)
+  if not values then
+    return false
+  end
+  if result.outcome == 'ok' and apply_usual_success(replica_key, values, result, now_ms) then
+    return true
+  end
+  local state = read_state(replica_key, result.incarnation, values)
   if not state then
     return false
   end

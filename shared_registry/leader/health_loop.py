@@ -276,10 +276,7 @@ class HealthLoop:
             self._call_safely(self._end_well, run, probes)
 
         def on_ended(probe: PromptProbe, outcome: ProbeOutcome | float) -> None:
-            if isinstance(outcome, float):
-                group.create_task(self._ask(run, probe.owner, fresh=True, spent=outcome))
-            else:
-                self._call_safely(self._end, run, probe.owner, outcome)
+            self._call_safely(self._end_prompt, run, probe.owner, outcome)
 
         prompts = None
         if self._prober is not None:
@@ -404,6 +401,13 @@ class HealthLoop:
             if result is not None:
                 self._report(run, probing, result, is_well=outcome.error is None and outcome.trouble is None)
         self._wake_in_time(run)
+
+    def _end_prompt(self, run: _Run, probing: _Probing, outcome: ProbeOutcome | float) -> None:
+        """End a probe without a task that did not succeed, or repeat it."""
+        if isinstance(outcome, float):
+            run.group.create_task(self._ask(run, probing, fresh=True, spent=outcome))
+        else:
+            self._end(run, probing, outcome)
 
     def _end_well(self, run: _Run, prompts: Sequence[PromptProbe]) -> None:
         """End probes that have succeeded. What is known of settled replicas stays as it is, and is done for all."""

@@ -68,7 +68,7 @@ class PromptProbe(Limit):
         return self._kept is not None
 
     def begin(self, *, fresh: bool) -> int:
-        """Begin one, over a new connection if necessary.
+        """Begin one, over a new connection if necessary. The one before must have been handed over.
 
         Returns:
             How much work that was, compared with one over a kept connection. 0 if it has not begun, because it needs a
@@ -79,14 +79,7 @@ class PromptProbe(Limit):
         """
         origin = self.origin
         kept = origin.kept
-        if (
-            fresh
-            or kept is None
-            or not kept.is_usable
-            or kept.exchanges >= EXCHANGES_PER_CONNECTION
-            or origin.is_named
-            or self.slot >= 0
-        ):
+        if fresh or kept is None or not kept.is_usable or kept.exchanges >= EXCHANGES_PER_CONNECTION or origin.is_named:
             return self._begin_otherwise(fresh=fresh)
         if not origin.turn.try_take():
             return 0
@@ -114,7 +107,7 @@ class PromptProbe(Limit):
         if self.origin.is_forgotten and not origins.is_closed:
             self.origin, self._target = origins.at(self.origin.key + self._target)
         origin = self.origin
-        if origins.is_closed or self.slot >= 0 or not origin.turn.try_take():
+        if origins.is_closed or not origin.turn.try_take():
             return 0
         has_to_dial = fresh or (origin.is_named and not origins.is_where_its_name_is(origin))
         kept = None if has_to_dial else origins.kept(origin)

@@ -8,14 +8,16 @@ import itertools
 import os
 import socket
 import sys
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pytest
 
-from shared_registry.probing import HttpProber, budget, kept, plain_socket
+from shared_registry.probing import HttpProber, ProbeOutcome, budget, kept, plain_socket
 from shared_registry.probing.origins import EXCHANGES_PER_CONNECTION
 from shared_registry.probing.plain_response import read_plain
 from shared_registry.probing.plain_socket import PlainSockets
+from shared_registry.probing.prompt import DIAL_EFFORT, PromptProbe
 from tests.support.prompt_probe import RESPONSES, begin_prompt, prompt, sending
 from tests.support.replica_server import ReplicaServer
 from tests.support.scripted_server import LONG, OK, SHORT, Peer, Script, answer_all, scripted, stay_silent
@@ -213,3 +215,123 @@ async def test_a_connection_without_a_task_is_closed(end: str) -> None:
             prober.forget(server.url)
         await until(lambda: server.open == 0)
         assert bool(ended) is (end == "forget"), "what is forgotten still ends"
+
+
+class Accepting:
+    """Sockets that accept connections, and answer when the test says so, all in one moment."""
+
+    def __init__(self, count: int) -> None:
+        self.listeners = [socket.create_server((f"127.0.0.{2 + at}", 0)) for at in range(count)]
+        self.urls = [f"http://{one.getsockname()[0]}:{one.getsockname()[1]}/health" for one in self.listeners]
+        self.accepted: list[socket.socket] = []
+
+    async def take_requests(self) -> None:
+        for listener in self.listeners:
+            listener.setblocking(False)
+            peer, _ = await asyncio.get_running_loop().sock_accept(listener)
+            peer.setblocking(False)
+            self.accepted.append(peer)
+            assert await asyncio.get_running_loop().sock_recv(peer, 65536)
+
+    def answer(self) -> None:
+        for peer in self.accepted:
+            peer.send(OK)
+
+    def close(self) -> None:
+        for one in self.listeners + self.accepted:
+            one.close()
+
+
+@pytest.fixture
+def accepting() -> Iterator[Accepting]:
+    sockets = Accepting(5)
+    yield sockets
+    sockets.close()
+
+
+class Handed:
+    """Probes of these urls, and what was said of them."""
+
+    def __init__(self, prober: HttpProber, urls: Sequence[str], *, timeout: float = LONG) -> None:
+        self.well: list[list[PromptProbe]] = []
+        self.ended: list[tuple[PromptProbe, ProbeOutcome | float]] = []
+        together = prober.prompt_probes(timeout=timeout, on_well=self._on_well, on_ended=self._on_ended)
+        assert together is not None
+        self.together = together
+        self.probes = [probe for at, url in enumerate(urls) if (probe := together.of(url, at)) is not None]
+
+    def begin(self) -> list[int]:
+        return [probe.begin(fresh=False) for probe in self.probes]
+
+    def _on_well(self, probes: Sequence[PromptProbe]) -> None:
+        self.well.append(list(probes))
+
+    def _on_ended(self, probe: PromptProbe, outcome: ProbeOutcome | float) -> None:
+        self.ended.append((probe, outcome))
+
+
+async def test_what_succeeds_in_one_moment_is_handed_over_at_once(accepting: Accepting) -> None:
+    async with HttpProber() as prober:
+        handed = Handed(prober, accepting.urls)
+        assert handed.begin() == [DIAL_EFFORT] * 5
+        assert handed.begin() == [0] * 5, "they are under way"
+        await accepting.take_requests()
+        accepting.answer()
+        await until(lambda: handed.well)
+        assert [sorted(probe.owner for probe in probes) for probes in handed.well] == [[0, 1, 2, 3, 4]]
+        assert all(0 < probe.seconds < LONG and probe.outcome.error is None for probe in handed.probes)
+        assert handed.begin() == [1] * 5, "over the kept connections"
+        assert not handed.ended
+
+
+async def test_a_success_that_waits_to_be_handed_over_is_neither_lost_nor_ended_again(accepting: Accepting) -> None:
+    async with HttpProber() as prober:
+        handed = Handed(prober, accepting.urls)
+        handed.begin()
+        await accepting.take_requests()
+        accepting.answer()
+        async with asyncio.timeout(LONG):
+            while any(probe.is_under_way for probe in handed.probes):  # noqa: ASYNC110  each turn counts
+                await asyncio.sleep(0)
+        assert not handed.well
+        for probe in handed.probes:
+            probe.expire()
+        handed.together.flush()
+        handed.together.give_up()
+        assert [len(probes) for probes in handed.well] == [5]
+        assert not handed.ended
+        assert handed.begin() == [1] * 5, "their connections were kept"
+
+
+async def test_all_that_are_under_way_can_be_given_up(accepting: Accepting) -> None:
+    async with HttpProber() as prober:
+        handed = Handed(prober, accepting.urls, timeout=SHORT)
+        handed.begin()
+        await accepting.take_requests()
+        handed.together.give_up()
+        accepting.answer()
+        await asyncio.sleep(2 * SHORT)
+        assert not handed.well
+        assert not handed.ended
+        assert handed.begin() == [DIAL_EFFORT] * 5
+
+
+async def test_each_ends_at_its_own_limit_however_many_begin(accepting: Accepting) -> None:
+    async with HttpProber() as prober:
+        handed = Handed(prober, accepting.urls, timeout=SHORT)
+        handed.begin()
+        await accepting.take_requests()
+        await until(lambda: len(handed.ended) == 5)
+        said = {outcome.error for _, outcome in handed.ended if isinstance(outcome, ProbeOutcome)}
+        assert said == {f"timeout after {SHORT}s while waiting for the response"}
+
+
+async def test_a_replica_that_was_forgotten_is_probed_over_a_new_connection() -> None:
+    async with scripted(answer_all) as server, HttpProber() as prober:
+        handed = Handed(prober, [f"{server.url}/health"])
+        for count in (1, 2):
+            assert handed.begin() == [DIAL_EFFORT]
+            await until(lambda: len(handed.well) == count)  # noqa: B023
+            prober.forget(server.url)
+            await until(lambda: server.open == 0)
+        assert server.accepted == 2
