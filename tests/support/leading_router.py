@@ -28,6 +28,7 @@ from shared_registry.model import (
     Term,
     Thresholds,
 )
+from shared_registry.probing import HttpProber
 from shared_registry.probing.listeners import ProbeListeners
 from shared_registry.probing.trouble_log import TroubleLog
 from shared_registry.store.replies import Report
@@ -67,13 +68,25 @@ class Sent:
         return [result.key for result in self.results]
 
 
+class Records(dict[str, ReplicaRecord]):
+    """Records by url, and a handle on each that shows the latest one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.handles: dict[str, Replica] = {}
+
+    def __setitem__(self, key: str, record: ReplicaRecord) -> None:
+        super().__setitem__(key, record)
+        self.handles.setdefault(key, Replica.of(record)).record = record
+
+
 class Cluster:
     """The shared state, which applies results as the scripts do, and fails as the test says."""
 
     def __init__(self, clock: FakeClock, replicas: int, *, probed_ago: float | None = None) -> None:
         self.leader: model.Leader | None = None
         self.plan: model.Plan | None = None
-        self.records: dict[str, ReplicaRecord] = {}
+        self.records = Records()
         self.sent: list[Sent] = []
         self.applied = 0
         self.reports_under_way = 0
@@ -114,8 +127,7 @@ class Cluster:
         return list(self.records.values())
 
     def replica(self, key: str) -> Replica | None:
-        record = self.record(key)
-        return Replica.of(record) if record else None
+        return self.records.handles[key] if key in self.records else None
 
     def record(self, key: str) -> ReplicaRecord | None:
         return self.records.get(key)
@@ -202,7 +214,16 @@ class Probe:
 class Leader:
     """A health loop in its terms."""
 
-    def __init__(self, clock: FakeClock, cluster: Cluster, *, concurrency: int = 256, timeout: float = 2.0) -> None:
+    def __init__(
+        self,
+        clock: FakeClock,
+        cluster: Cluster,
+        *,
+        concurrency: int = 256,
+        timeout: float = 2.0,
+        prober: HttpProber | None = None,
+        url_of: Callable[[ReplicaRecord], str] = health_url,
+    ) -> None:
         self.clock = clock
         self.cluster = cluster
         self.probe = Probe(clock)
@@ -210,13 +231,11 @@ class Leader:
         self.connected: set[str] = set()
         self.retentions = 0
         self.reached: list[tuple[str, bool]] = []
-        settings = HealthSettings(
-            lambda record: f"{record.key}/health", INTERVAL, FAST, timeout, THRESHOLDS, concurrency
-        )
+        settings = HealthSettings(url_of, INTERVAL, FAST, timeout, THRESHOLDS, concurrency)
         self.loop = HealthLoop(
             cluster,
             cluster.report,
-            self._probe,
+            prober or self._probe,
             settings,
             router="r~1",
             listeners=ProbeListeners(
