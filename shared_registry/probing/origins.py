@@ -50,7 +50,7 @@ class ProbeRequest(NamedTuple):
 
 
 @dataclass(slots=True, eq=False)
-class Origin:
+class ProbedOrigin:
     """One replica's connection. Only the holder of its turn uses it, one probe at a time.
 
     Attributes:
@@ -77,7 +77,7 @@ class Origin:
     is_forgotten: bool = False
 
     @classmethod
-    def of(cls, key: str) -> Origin:
+    def of(cls, key: str) -> ProbedOrigin:
         """Return the origin of a canonical url."""
         parts = urlsplit(key)
         host = parts.hostname or ""
@@ -98,7 +98,7 @@ class Origin:
             self.kept = None
 
 
-class Origins:
+class ProbedOrigins:
     """All origins of one prober. For one event loop; not thread-safe.
 
     Attributes:
@@ -123,8 +123,8 @@ class Origins:
         self.budget = KeptBudget()
         self.is_closed = False
         self._dialer = Dialer(self.tls)
-        self._origins: dict[str, Origin] = {}
-        self._known: dict[str, tuple[Origin, str]] = {}
+        self._origins: dict[str, ProbedOrigin] = {}
+        self._known: dict[str, tuple[ProbedOrigin, str]] = {}
         self._has_descriptors_until = -math.inf
 
     def close(self) -> None:
@@ -139,7 +139,7 @@ class Origins:
         self.tls.close()
         self.names.close()
 
-    def at(self, url: str) -> tuple[Origin, str]:
+    def at(self, url: str) -> tuple[ProbedOrigin, str]:
         """Return the origin of a url, and the path with the query.
 
         Both are remembered, because reading a url takes long.
@@ -150,7 +150,7 @@ class Origins:
         known = self._known.get(url)
         if known is None:
             key, target = _split(url)
-            origin = self._origins.get(key) or self._origins.setdefault(key, Origin.of(key))
+            origin = self._origins.get(key) or self._origins.setdefault(key, ProbedOrigin.of(key))
             origin.urls.append(url)
             known = self._known[url] = origin, target
         return known
@@ -168,7 +168,7 @@ class Origins:
             self._drop(key)
         self.names.retain(origin.host for origin in self._origins.values())
 
-    def request(self, origin: Origin, target: str) -> ProbeRequest:
+    def request(self, origin: ProbedOrigin, target: str) -> ProbeRequest:
         """Return the request for a path. The last one is kept, because the path nearly always stays the same."""
         if origin.request is None or target != origin.request.target:
             headers = {
@@ -186,7 +186,7 @@ class Origins:
             origin.request = ProbeRequest(target, path, pairs, packed)
         return origin.request
 
-    def kept(self, origin: Origin) -> KeptConnection | None:
+    def kept(self, origin: ProbedOrigin) -> KeptConnection | None:
         """Return the kept connection if it may carry one more probe.
 
         It is used on while this router could not open another one: it still shows that the replica responds.
@@ -198,11 +198,11 @@ class Origins:
             return None
         return kept
 
-    def is_where_its_name_is(self, origin: Origin) -> bool:
+    def is_where_its_name_is(self, origin: ProbedOrigin) -> bool:
         """Return whether the kept connection leads to an address of its name, as far as that is known now."""
         return origin.address in self.names.recent(origin.host, LOOKUP_AGAIN_SECONDS)
 
-    def dial(self, origin: Origin, *, fresh: bool) -> KeptConnection | None:
+    def dial(self, origin: ProbedOrigin, *, fresh: bool) -> KeptConnection | None:
         """Begin a new connection in place of the former one, if that can be done without waiting.
 
         Args:
@@ -231,7 +231,7 @@ class Origins:
             origin.looked_up_at = self.names.answered_at(origin.host)
         return dialed
 
-    def keep(self, origin: Origin, kept: KeptConnection) -> None:
+    def keep(self, origin: ProbedOrigin, kept: KeptConnection) -> None:
         """Keep a connection after an exchange, or close it if it is over, not needed, or new without room for it."""
         is_new = kept.exchanges == 1
         if not kept.is_usable or origin.is_forgotten or (is_new and not self.budget.has_room):
@@ -239,7 +239,7 @@ class Origins:
         elif is_new:
             kept.count_in(self.budget)
 
-    def switch(self, origin: Origin, opened: ReplicaConnection) -> None:
+    def switch(self, origin: ProbedOrigin, opened: ReplicaConnection) -> None:
         """Keep a connection after its first exchange, or close it if that is over or the budget has no room."""
         if opened.tls is not None:
             origin.session.learn(opened.tls, time.monotonic())

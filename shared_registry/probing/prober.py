@@ -34,10 +34,10 @@ from shared_registry.probing.names import (
     Names,
     NameUnknown,
 )
-from shared_registry.probing.origins import Origin, Origins
+from shared_registry.probing.origins import ProbedOrigin, ProbedOrigins
 from shared_registry.probing.outcome import ProbeOutcome
 from shared_registry.probing.own_trouble import OwnTrouble
-from shared_registry.probing.prompt import CONNECTING, WAITING, Ended, PromptProbes, WellEnded
+from shared_registry.probing.prompt import CONNECTING, WAITING, PromptEnded, PromptProbes, PromptsSucceeded
 from shared_registry.probing.text import one_line, timeout_text
 from shared_registry.probing.tls import resuming
 from shared_registry.probing.websocket import probe_websocket
@@ -71,7 +71,7 @@ class HttpProber:
             names: Looks up the replicas' names; by default with this machine's resolver.
         """
         self._config = config or RouterConfig()
-        self._origins = Origins(self._config, ssl_context=ssl_context, names=names or Names())
+        self._origins = ProbedOrigins(self._config, ssl_context=ssl_context, names=names or Names())
         self._mismatch = Expectations(self._config).mismatch
         self._is_http = self._config.health_check_type == "http"
 
@@ -153,7 +153,7 @@ class HttpProber:
         duration_ms = (time.perf_counter() - started) * 1000
         return ProbeOutcome(duration_ms, error, address=origin.address, looked_up_at=origin.looked_up_at)
 
-    def prompt_probes(self, *, timeout: float, on_well: WellEnded, on_ended: Ended) -> PromptProbes | None:
+    def prompt_probes(self, *, timeout: float, on_well: PromptsSucceeded, on_ended: PromptEnded) -> PromptProbes | None:
         """Return the means to probe without tasks on the running event loop; `None` if each probe needs a task.
 
         Close it by `flush` and `give_up` before the prober is closed.
@@ -169,14 +169,14 @@ class HttpProber:
             return None
         return PromptProbes(self._origins, self._mismatch, timeout=timeout, on_well=on_well, on_ended=on_ended)
 
-    def _trouble_of(self, origin: Origin) -> OwnTrouble | None:
+    def _trouble_of(self, origin: ProbedOrigin) -> OwnTrouble | None:
         """Return this router's own trouble if that used up the time of a probe."""
         if origin.activity is _READING_FILES:
             return OwnTrouble("TLS settings of this router: reading its files takes too long", "check their disk")
         failure = self._origins.names.failure_of(origin.host) if origin.activity is _LOOKING_UP else None
         return failure if isinstance(failure, OwnTrouble) else None
 
-    async def _verdict(self, origin: Origin, target: str, *, fresh: bool, address: str) -> str | None:
+    async def _verdict(self, origin: ProbedOrigin, target: str, *, fresh: bool, address: str) -> str | None:
         await origin.turn.take()
         error: str | None = "cancelled"
         try:
@@ -187,7 +187,7 @@ class HttpProber:
             origin.turn.give_back()
         return error
 
-    async def _check(self, origin: Origin, target: str, *, fresh: bool, address: str) -> str | None:
+    async def _check(self, origin: ProbedOrigin, target: str, *, fresh: bool, address: str) -> str | None:
         kind = self._config.health_check_type
         if kind == "http":
             return self._mismatch(await self._ask(origin, target, fresh=fresh, address=address))
@@ -198,7 +198,7 @@ class HttpProber:
         origin.activity = "waiting for the WebSocket"
         return await probe_websocket(connection, request.path, request.headers)
 
-    async def _ask(self, origin: Origin, target: str, *, fresh: bool, address: str) -> Response:
+    async def _ask(self, origin: ProbedOrigin, target: str, *, fresh: bool, address: str) -> Response:
         request = self._origins.request(origin, target)
         kept = None if fresh else self._origins.kept(origin)
         if kept is not None and origin.is_named:
@@ -214,14 +214,14 @@ class HttpProber:
         self._origins.switch(origin, opened)
         return response
 
-    async def _look_up(self, origin: Origin, max_age_seconds: float) -> tuple[str, ...]:
+    async def _look_up(self, origin: ProbedOrigin, max_age_seconds: float) -> tuple[str, ...]:
         origin.activity = _LOOKING_UP
         try:
             return await self._origins.names.addresses(origin.host, max_age_seconds=max_age_seconds)
         except NameUnknown as failure:
             raise ProbeFailure(f"ConnectError: {failure}") from failure
 
-    async def _connect(self, origin: Origin, address: str, *, fresh: bool) -> ReplicaConnection:
+    async def _connect(self, origin: ProbedOrigin, address: str, *, fresh: bool) -> ReplicaConnection:
         origin.address = ""
         origin.activity = _READING_FILES
         context = await self._origins.tls.context() if origin.is_https else None
@@ -240,7 +240,7 @@ class HttpProber:
         return origin.opened
 
     async def _exchange(
-        self, origin: Origin, connection: ReplicaConnection | KeptConnection, request: WholeRequest
+        self, origin: ProbedOrigin, connection: ReplicaConnection | KeptConnection, request: WholeRequest
     ) -> Response:
         origin.activity = WAITING
         try:

@@ -15,7 +15,7 @@ from shared_registry.aio.wheel import Limit, Wheel
 from shared_registry.errors import ConfigError
 from shared_registry.probing.connection import ProbeFailure, Response, Unanswered
 from shared_registry.probing.kept import KeptConnection
-from shared_registry.probing.origins import EXCHANGES_PER_CONNECTION, Origin, Origins
+from shared_registry.probing.origins import EXCHANGES_PER_CONNECTION, ProbedOrigin, ProbedOrigins
 from shared_registry.probing.outcome import ProbeOutcome
 from shared_registry.probing.own_trouble import OwnTrouble
 from shared_registry.probing.text import one_line, timeout_text
@@ -46,7 +46,7 @@ class PromptProbe(Limit):
         "seconds",
     )
 
-    def __init__(self, together: PromptProbes, origin: Origin, target: str, owner: Any) -> None:
+    def __init__(self, together: PromptProbes, origin: ProbedOrigin, target: str, owner: Any) -> None:
         super().__init__()
         self._together = together
         self.origin = origin
@@ -159,8 +159,8 @@ class PromptProbe(Limit):
         return ProbeOutcome(seconds * 1000, error, None, origin.address, origin.looked_up_at)
 
 
-WellEnded = Callable[[Sequence[PromptProbe]], None]
-Ended = Callable[[PromptProbe, ProbeOutcome | float], None]
+PromptsSucceeded = Callable[[Sequence[PromptProbe]], None]
+PromptEnded = Callable[[PromptProbe, ProbeOutcome | float], None]
 
 
 class PromptProbes:
@@ -168,12 +168,12 @@ class PromptProbes:
 
     def __init__(
         self,
-        origins: Origins,
+        origins: ProbedOrigins,
         mismatch: Callable[[Response], str | None],
         *,
         timeout: float,
-        on_well: WellEnded,
-        on_ended: Ended,
+        on_well: PromptsSucceeded,
+        on_ended: PromptEnded,
     ) -> None:
         """Set up; nothing is opened.
 

@@ -104,7 +104,7 @@ async def test_settled_replicas_are_probed_once_an_interval(clock: FakeClock) ->
 
 
 @pytest.mark.usefixtures("is_quiet")
-async def test_a_success_of_a_settled_replica_is_told_when_it_may_matter(clock: FakeClock) -> None:
+async def test_a_settled_success_is_told_when_it_may_matter(clock: FakeClock) -> None:
     async with probing(clock, 2) as fleet:
         await fleet.probed(1)
         for _ in range(2):  # the first one as healthy is reported, too
@@ -120,7 +120,7 @@ async def test_a_success_of_a_settled_replica_is_told_when_it_may_matter(clock: 
 
 
 @pytest.mark.usefixtures("is_quiet")
-async def test_a_success_is_told_if_the_replica_changed_during_the_probe(clock: FakeClock) -> None:
+async def test_a_success_is_told_if_its_replica_changed_meanwhile(clock: FakeClock) -> None:
     may_answer = asyncio.Event()
     may_answer.set()
 

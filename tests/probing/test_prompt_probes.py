@@ -284,7 +284,7 @@ async def test_what_succeeds_in_one_moment_is_handed_over_at_once(accepting: Acc
         assert not handed.ended
 
 
-async def test_a_success_that_waits_to_be_handed_over_is_neither_lost_nor_ended_again(accepting: Accepting) -> None:
+async def test_a_success_that_waits_is_neither_lost_nor_ended_again(accepting: Accepting) -> None:
     async with HttpProber() as prober:
         handed = Handed(prober, accepting.urls)
         handed.begin()
@@ -326,7 +326,7 @@ async def test_each_ends_at_its_own_limit_however_many_begin(accepting: Acceptin
         assert said == {f"timeout after {SHORT}s while waiting for the response"}
 
 
-async def test_a_replica_that_was_forgotten_is_probed_over_a_new_connection() -> None:
+async def test_a_forgotten_replica_is_probed_over_a_new_connection() -> None:
     async with scripted(answer_all) as server, HttpProber() as prober:
         handed = Handed(prober, [f"{server.url}/health"])
         for count in (1, 2):
