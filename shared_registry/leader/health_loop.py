@@ -425,7 +425,6 @@ class HealthLoop:
         self._listeners.note_well([prompt.seconds for prompt in ended.values()])
         self._listeners.on_reach(keys, True)  # noqa: FBT003  the state to set
         self._local_health.note_well(keys)
-        self._complain_soon(run.schedule, now)
         for key in self._sampling.successes_to_tell(keys, now=now):
             probing, outcome = ended[key].owner, ended[key].outcome
             address = outcome.named_address(probing.url)
@@ -537,14 +536,9 @@ class HealthLoop:
             self._listeners.on_reach([record.key], True)  # noqa: FBT003  the state to set
         elif outcome.trouble is None and self._is_handed_over(record):
             self._listeners.on_reach([record.key], False)  # noqa: FBT003  the state to set
-        is_healthy = record.health.status is ReplicaStatus.HEALTHY
-        self._local_health.note(record.key, outcome.trouble, is_healthy=is_healthy)
-        self._complain_soon(schedule, self._clock.monotonic())
-
-    def _complain_soon(self, schedule: Schedule, now: float) -> None:
-        """Wake the loop if there is a reason to stand aside."""
         health = self._local_health
-        if health.may_complain and health.complaint(len(schedule), now=now) is not None:
+        health.note(record.key, outcome.trouble, is_healthy=record.health.status is ReplicaStatus.HEALTHY)
+        if health.may_complain and health.complaint(len(schedule), now=self._clock.monotonic()) is not None:
             self._wake.set()
 
     def _is_handed_over(self, record: ReplicaRecord) -> bool:

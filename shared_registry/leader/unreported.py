@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import Counter, deque
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from shared_registry.leader.authority import Mandate
 from shared_registry.model import ProbeResult
@@ -20,8 +20,7 @@ They do not include those of settled replicas where these might keep others wait
 """
 
 
-@dataclass(frozen=True, slots=True)
-class Finding:
+class Finding(NamedTuple):
     """A result, the mandate under which its probe began, and until when it says something about the replica.
 
     `is_awaited` is whether the replica was not healthy when its probe began.
@@ -52,7 +51,7 @@ class Unreported:
         self._keys[found.result.key] += 1
         self._awaited += found.is_awaited
         for queue in self._queues:
-            if queue[0].mandate == found.mandate:
+            if queue[0].mandate is found.mandate or queue[0].mandate == found.mandate:
                 queue.append(found)
                 return
         self._queues.append(deque([found]))

@@ -164,6 +164,8 @@ class KeptConnection(asyncio.Protocol):
         if self._budget is not None:
             self._budget.kept -= 1
         self.is_usable = False
+        if self._ended is None:
+            return
         if error is not None and not self.has_connected:
             self._end(connect_failure(error, self.address, self._port))
             return
@@ -191,9 +193,8 @@ class KeptConnection(asyncio.Protocol):
 
     def _fail(self, error: ReplicaBroke) -> None:
         self.is_usable = False
-        if self._ended is not None:
-            received = self._received if self._reader is not None else Received()
-            self._end(exchange_failure(error, received, has_received=self.has_received))
+        received = self._received if self._reader is not None else Received()
+        self._end(exchange_failure(error, received, has_received=self.has_received))
 
     def _end(self, found: Response | ProbeFailure | OwnTrouble) -> None:
         ended, self._ended, self._reader = self._ended, None, None

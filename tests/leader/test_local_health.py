@@ -13,11 +13,14 @@ TROUBLE = OwnTrouble("too many open files", "raise the limit")
 
 
 def health(*results: str, threshold: int = 3) -> LocalHealth:
-    """`+` for a probe that was made, `-` for one that was not, of replicas 0, 1, 2 and so on."""
+    """`+` for a probe that was made, `-` for one that was not, of replicas 0, 1, 2 and so on. Half end with others."""
     found = LocalHealth(failure_threshold=threshold, interval_seconds=INTERVAL)
     for results_in_turn in results:
         for number, result in enumerate(results_in_turn):
-            found.note(str(number), TROUBLE if result == "-" else None, is_healthy=True)
+            if result == "+" and number % 2:
+                found.note_well([str(number)])
+            else:
+                found.note(str(number), TROUBLE if result == "-" else None, is_healthy=True)
     return found
 
 

@@ -100,7 +100,12 @@ async def test_settled_replicas_are_probed_once_an_interval(clock: FakeClock) ->
             1 + (count - 1) // EXCHANGES_PER_CONNECTION for count in fleet.counts
         ]
         assert Counter(fleet.told) == {url_of(at): count for at, count in enumerate(fleet.counts)}
-        assert {key for key, is_reached in fleet.leader.reached if is_reached} == {url_of(at) for at in range(4)}
+        del fleet.leader.reached[:]
+        await fleet.interval()
+        assert set(fleet.leader.reached) == {(url_of(at), True) for at in range(4)}
+        assert fleet.leader.loop.local_health == 1.0
+        assert sum(fleet.leader.counts.seconds["ok"].counts) == sum(fleet.counts)
+        assert sum(fleet.leader.counts.lags.counts) == sum(fleet.counts)
 
 
 @pytest.mark.usefixtures("is_quiet")

@@ -30,6 +30,7 @@ from shared_registry.model import (
 )
 from shared_registry.probing import HttpProber
 from shared_registry.probing.listeners import ProbeListeners
+from shared_registry.probing.probe_counts import ProbeCounts
 from shared_registry.probing.trouble_log import TroubleLog
 from shared_registry.store.replies import Report
 from tests.support.fake_clock import START, FakeClock
@@ -230,6 +231,7 @@ class Leader:
         self.share_batches = itertools.count(1)
         self.connected: set[str] = set()
         self.retentions = 0
+        self.counts = ProbeCounts(clock)
         self.reached: list[tuple[str, bool]] = []
         settings = HealthSettings(url_of, INTERVAL, FAST, timeout, THRESHOLDS, concurrency)
         self.loop = HealthLoop(
@@ -243,6 +245,7 @@ class Leader:
                 lambda keys, is_reached: self.reached.extend((key, is_reached) for key in keys),
                 retain=self._retain,
                 forget=lambda url: self.connected.discard(url),  # noqa: PLW0108  it may be replaced
+                counts=self.counts,
             ),
             clock=clock,
             rng=random.Random(1),
