@@ -6,9 +6,8 @@ instance is made as one of a class that has the same attributes and is not froze
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import MISSING, fields, make_dataclass
-from operator import attrgetter
 from typing import Any, Generic, TypeVar, cast
 
 T = TypeVar("T")
@@ -33,8 +32,7 @@ class Maker(Generic[T]):
         }
         self._kind = kind
         self._unfrozen: Any = make_dataclass(kind.__name__, self.defaults, slots=True, eq=False, repr=False)
-        self._values = attrgetter(*self.defaults)
-        self._places = {name: place for place, name in enumerate(self.defaults)}
+        self._replacers: dict[tuple[str, ...], Callable[..., T]] = {}
 
     def __call__(self, values: Iterable[object]) -> T:
         """Return an instance with these values of all attributes, in their order."""
@@ -44,7 +42,25 @@ class Maker(Generic[T]):
 
     def replaced(self, one: T, **changes: object) -> T:
         """Return an instance with the values of another one, but for these."""
-        values = list(self._values(one))
-        for name, value in changes.items():
-            values[self._places[name]] = value
-        return self(values)
+        return self.replacing(*changes)(one, *changes.values())
+
+    def replacing(self, *names: str) -> Callable[..., T]:
+        """Return a function of an instance and of values of these attributes, in their order, that does as `replaced`.
+
+        Raises:
+            KeyError: There is no such attribute.
+        """
+        replacer = self._replacers.get(names)
+        if replacer is None:
+            replacer = self._replacers[names] = self._compiled(names)
+        return replacer
+
+    def _compiled(self, names: Sequence[str]) -> Callable[..., T]:
+        """Return that function, compiled as that of a dataclass is: each attribute is read and set by its own code."""
+        if unknown := set(names).difference(self.defaults):
+            raise KeyError(*unknown)
+        lines = [f"_made.{name} = {name if name in names else f'_one.{name}'}" for name in self.defaults]
+        head = [f"def _replacer(_one, {', '.join(names)}):", "_made = _new(_unfrozen)"]
+        found: dict[str, Any] = {"_new": object.__new__, "_unfrozen": self._unfrozen, "_kind": self._kind}
+        exec("\n ".join([*head, *lines, "_made.__class__ = _kind", "return _made"]), found)  # noqa: S102  names of ours
+        return cast("Callable[..., T]", found["_replacer"])

@@ -37,6 +37,7 @@ class AdminState(enum.Enum):
     REMOVED = "removed"
 
 
+_HEALTHY, _ACTIVE = ReplicaStatus.HEALTHY, AdminState.ACTIVE
 _PROBED = AdminState.ACTIVE, AdminState.DRAINING
 """Named once, because it takes long to read a member of an enum."""
 
@@ -210,11 +211,7 @@ class ReplicaRecord:
     @property
     def is_selectable(self) -> bool:
         """Whether the replica is healthy, active and not ejected, so that `select()` may return it."""
-        return (
-            self.health.status is ReplicaStatus.HEALTHY
-            and self.admin is AdminState.ACTIVE
-            and self.ejected_until is None
-        )
+        return self.health.status is _HEALTHY and self.admin is _ACTIVE and self.ejected_until is None
 
     @property
     def is_probed(self) -> bool:
@@ -228,10 +225,7 @@ class ReplicaRecord:
         kept = (self.in_flight, self.last_heartbeat_at, self.missing_since)
         if kept == (record.in_flight, record.last_heartbeat_at, record.missing_since):
             return record
-        in_flight, heartbeat_at, missing_since = kept
-        return make_record.replaced(
-            record, in_flight=in_flight, last_heartbeat_at=heartbeat_at, missing_since=missing_since
-        )
+        return _keeping(record, *kept)
 
     def after_read(self, record: ReplicaRecord) -> ReplicaRecord:
         """Return the record after a read of `record`, whose counters and load may be newer than its revision."""
@@ -239,6 +233,7 @@ class ReplicaRecord:
 
 
 make_endpoint, make_health, make_record = Maker(ReplicaEndpoint), Maker(ReplicaHealth), Maker(ReplicaRecord)
+_keeping = make_record.replacing("in_flight", "last_heartbeat_at", "missing_since")
 
 
 class Replica:
@@ -312,7 +307,7 @@ class Replica:
     @property
     def is_healthy(self) -> bool:
         """Whether its status is healthy, independent of its admin state and of ejections."""
-        return self.record.health.status is ReplicaStatus.HEALTHY
+        return self.record.health.status is _HEALTHY
 
     @property
     def is_ejected(self) -> bool:

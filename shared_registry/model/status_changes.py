@@ -40,7 +40,7 @@ class StatusChange(NamedTuple):
         return known.revision == self.before
 
     def after(
-        self, known: ReplicaRecord, status: ReplicaStatus, *, at: float, revision: str, slow_start_seconds: float | None
+        self, known: ReplicaRecord, status: ReplicaStatus, at: float, revision: str, slow_start_seconds: float | None
     ) -> ReplicaRecord:
         """Return the replica after the change.
 
@@ -52,18 +52,19 @@ class StatusChange(NamedTuple):
             slow_start_seconds: See `ReplicaRecord`.
         """
         before, error = known.health, known.last_error
-        if status is ReplicaStatus.HEALTHY:
-            health = make_health((status, at, before.last_failure_at, 0, 0, self.latency_ms))
+        if status is _HEALTHY:
+            health = _recovered(before, status, at, 0, 0, self.latency_ms)
         else:
-            health = make_health((status, before.last_ok_at, at, self.failures, 0, before.last_latency_ms))
+            health = _failed(before, status, at, self.failures, 0)
             error = self.reason
-        return make_record.replaced(
-            known,
-            health=health,
-            doubt=Doubt(unreached_by=self.unreached_by) if self.unreached_by else NO_DOUBT,
-            status_since=at,
-            last_error=error,
-            slow_start_seconds=slow_start_seconds,
-            ejected_until=None,
-            revision=revision,
-        )
+        doubt = Doubt(unreached_by=self.unreached_by) if self.unreached_by else NO_DOUBT
+        return _changed(known, health, doubt, at, error, slow_start_seconds, None, revision)
+
+
+_HEALTHY = ReplicaStatus.HEALTHY
+_COUNTS = "consecutive_failures", "consecutive_successes"
+_recovered = make_health.replacing("status", "last_ok_at", *_COUNTS, "last_latency_ms")
+_failed = make_health.replacing("status", "last_failure_at", *_COUNTS)
+_changed = make_record.replacing(
+    "health", "doubt", "status_since", "last_error", "slow_start_seconds", "ejected_until", "revision"
+)
