@@ -57,6 +57,25 @@ def rare_collections() -> Iterator[None]:
         gc.unfreeze()
 
 
+class _Replaced:
+    """How many objects have replaced others since the last collection of new objects by `note_replaced`."""
+
+    count = 0
+
+
+def note_replaced(objects: int) -> None:
+    """Count objects that have just replaced older ones, and collect when there are `YOUNG_OBJECTS` of them.
+
+    The collector counts objects that are made beyond those that are freed. So tens of thousands that replace others
+    wait until something else starts it, and then hold up the event loop for 40 ms.
+    """
+    _Replaced.count += objects
+    if _Replaced.count >= YOUNG_OBJECTS:
+        _Replaced.count = 0
+        if gc.isenabled():
+            gc.collect(generation=1)
+
+
 class _OldObjects:
     """Puts objects aside that have outlived the collections of new ones."""
 

@@ -9,7 +9,14 @@ from collections.abc import Iterator
 
 import pytest
 
-from shared_registry.aio.garbage import NEVER, OLD_OBJECTS, YOUNG_OBJECTS, YOUNG_RUNS, rare_collections
+from shared_registry.aio.garbage import (
+    NEVER,
+    OLD_OBJECTS,
+    YOUNG_OBJECTS,
+    YOUNG_RUNS,
+    note_replaced,
+    rare_collections,
+)
 from tests.support.until import until
 
 
@@ -43,6 +50,22 @@ async def test_what_lasts_is_put_aside_and_freed_as_usual() -> None:
         last = weakref.ref(lasting[0])
         lasting.clear()
         assert last() is None
+
+
+@pytest.mark.parametrize("is_on", [True, False])
+def test_what_replaces_other_objects_does_not_pile_up(is_on: bool) -> None:
+    """The collector itself does not count it, because as much is freed."""
+    lasting = [Node() for _ in range(10 * YOUNG_OBJECTS)]
+    gc.collect()
+    if not is_on:
+        gc.disable()
+    try:
+        for at in range(len(lasting)):
+            lasting[at] = Node()
+            note_replaced(1)
+        assert (len(gc.get_objects(generation=0)) < 2 * YOUNG_OBJECTS) is is_on
+    finally:
+        gc.enable()
 
 
 async def test_circles_are_freed_although_much_is_put_aside() -> None:
