@@ -62,7 +62,7 @@ class Audience:
             await self._all_know.wait()
 
     def _notice(self, events: Sequence[Event]) -> None:
-        self._missing -= sum(event.record is not None for event in events)
+        self._missing -= sum(len(event.carried) for event in events)
         if self._missing <= 0:
             self._all_know.set()
 

@@ -167,7 +167,7 @@ class HealthLoop:
         if not events or any(event.kind is EventKind.PLAN_CHANGED for event in events):
             self._changed = None
         elif self._changed is not None:
-            self._changed.update(event.record.key for event in events if event.record is not None)
+            self._changed.update(record.key for event in events for record in event.carried)
         if self._has_changes:
             self._wake.set()
         for event in events:

@@ -56,7 +56,7 @@ class Ramps:
 
     def notice(self, events: Sequence[Event]) -> None:
         """Check the marks again. For `Mirror.subscribed`; no events mean that anything may have changed."""
-        if not events or any(event.record and event.record.slow_start_seconds is not None for event in events):
+        if not events or any(one.slow_start_seconds is not None for event in events for one in event.carried):
             self._changed.set()
 
     async def run(self, term: RunningTerm) -> None:

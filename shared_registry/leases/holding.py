@@ -70,15 +70,16 @@ class Holder:
                 self._reconciler.note_departure(event.by)
         if not self._ledger.held:
             return
-        if self._ledger.unconfirmed and self._ledger.expect_back({one.record.key for one in events if one.record}):
+        carried = [(event, record) for event in events for record in event.carried]
+        if self._ledger.unconfirmed and self._ledger.expect_back({record.key for _, record in carried}):
             self._reconciler.ask()
-        gone = {event.record.key: event.id for event in events if event.record and _is_lost(event.record)}
+        gone = {record.key: event.id for event, record in carried if _is_lost(record)}
         if events and not gone:
             return
         gone_spares = {
-            event.record.key: event.id
-            for event in events
-            if event.record and (event.kind is EventKind.REPLICA_UNHEALTHY or _is_removed(event.record))
+            record.key: event.id
+            for event, record in carried
+            if event.kind is EventKind.REPLICA_UNHEALTHY or _is_removed(record)
         }
         for lease in self._ledger.held.values():
             lost_at = (gone_spares if lease.is_spare else gone).get(lease.replica.key, ORIGIN)

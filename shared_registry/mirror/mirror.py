@@ -24,12 +24,13 @@ import logging
 import math
 import random
 import time
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 
 from shared_registry.aio.backoff import Backoff
 from shared_registry.aio.breath import Breath
 from shared_registry.aio.clock import Clock
 from shared_registry.aio.completion import completed
+from shared_registry.aio.garbage import note_replaced
 from shared_registry.errors import StoreError, StoreUnavailable
 from shared_registry.happenings import (
     Emitter,
@@ -62,6 +63,8 @@ EMPTY = "the namespace is empty: Redis lost its data, and no router has begun an
 RECORDS_AT_ONCE = 100
 CHANGES_AT_ONCE = 20
 """How many changes of replicas the view takes over in one go. More cost little less for each, and delay sessions."""
+OBJECTS_A_CHANGE = 2
+"""A record and its health."""
 BURST_CHANGES = 10
 BURST_SECONDS = 0.02
 """After so many changes at once, more are let come for so long. In a burst most of the cost is that of many reads."""
@@ -219,7 +222,7 @@ class Mirror:
         self.leader = snapshot.leader
         self.plan = snapshot.plan
         self._own_writes.keep(written_meanwhile)
-        self._apply(written_meanwhile)
+        self.view.follow(written_meanwhile)
         self._refreshed_at = self._clock.monotonic()
         self._confirm()
         self._notify(())
@@ -299,37 +302,6 @@ class Mirror:
     def replica(self, key: str) -> Replica | None:
         """Return the handle of one replica, which shows its record from now on; `None` if the view does not have it."""
         return self.view.get(key)
-
-    def _apply(self, events: Sequence[Event]) -> tuple[list[Event], bool]:
-        """Let the view take over events.
-
-        Returns:
-            The events, with one about each replica in place of an event of several; and whether the view had all that
-            these changed.
-        """
-        apart: list[Event] = []
-        strange: list[str] = []
-        self.view.apply(self._records(events, apart, strange))
-        return apart, not strange
-
-    def _records(self, events: Iterable[Event], apart: list[Event], strange: list[str]) -> Iterator[ReplicaRecord]:
-        """Return the replicas after each event, one by one while the view takes them over."""
-        for event in events:
-            if not event.changes:
-                apart.append(event)
-                yield from event.records(self.record)
-            for change in event.changes:
-                known = self.record(change.key)
-                if known is None:
-                    if self.view.is_unknown(change.key, event.id):
-                        strange.append(change.key)
-                    continue
-                after = event.after(change, known)
-                apart.append(event.about(change, after))
-                if change.follows(known):
-                    yield after
-                elif is_later(event.id, known.revision):
-                    strange.append(change.key)
 
     async def handle(self, key: str) -> Replica:
         """Return a replica's handle, also for a replica that the view does not have yet.
@@ -434,6 +406,7 @@ class Mirror:
             self.revision, self.mark = event.id, event.mark
         self.stream_lag.note(events, now=self._clock.monotonic())
         has_taken_all = self._take(events)
+        note_replaced(OBJECTS_A_CHANGE * sum(map(_size, events)))
         self._own_writes.pass_by(events)
         if any(event.kind is EventKind.NAMESPACE_REPAIRED for event in events):
             raise Gap(REPAIRED)  # events do not carry the repaired data
@@ -463,9 +436,9 @@ class Mirror:
                 self.plan = event.plan
             elif event.kind in (EventKind.SETTLING_BEGAN, EventKind.SETTLING_ENDED):
                 self.is_settling = event.kind is EventKind.SETTLING_BEGAN
-        apart, has_all = self._apply(events)
-        if apart or not events:  # none would mean that anything may have changed
-            self._notify(apart)
+        told, has_all = self.view.follow(events)
+        if told or not events:  # none would mean that anything may have changed
+            self._notify(told)
         return has_all
 
     async def _reload(self) -> None:

@@ -180,7 +180,7 @@ class News:
         )
 
     def _report_event(self, event: Event, reported: dict[str, ReplicaRecord]) -> None:
-        for record in event.records(reported.get):
+        for record in event.changed or event.records(reported.get):
             self._report_record(record, event, reported)
         if event.kind is EventKind.LEADER_ELECTED:
             if event.epoch > max(self._ended_epoch, self._leader.epoch if self._leader else 0):
@@ -221,8 +221,9 @@ class News:
             return  # it was removed since
         self._removed.pop(record.key, None)
         reported[record.key] = record
-        by = event.by or (event.router if event.record is None else "")
-        for happening in _differences(before, record, at=event.at, by=by, reason=event.reason):
+        by = event.by or ("" if event.carried else event.router)
+        reason = record.last_error if event.changed and not event.reason else event.reason  # each may have its own
+        for happening in _differences(before, record, at=event.at, by=by, reason=reason):
             self._emitter.emit(happening)
 
     def _report_leader(self, leader: Leader | None, *, at: float, by: str = "", reason: str = "") -> None:

@@ -63,8 +63,9 @@ class SlowStart:
 
     def _notice(self, events: Sequence[Event]) -> None:
         if not events or any(
-            event.record and (event.record.slow_start_seconds is not None or event.record.key in self._ramps)
+            record.slow_start_seconds is not None or record.key in self._ramps
             for event in events
+            for record in event.carried
         ):
             self._has_changes = True
             self._changed.set()

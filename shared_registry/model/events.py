@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from shared_registry.model.makers import Maker
@@ -71,6 +71,8 @@ class Event:
             events.
         questions: The questions about replicas that a prober does not reach.
         changes: The replicas whose status has changed, if there are several.
+        changed: These replicas after the event, as far as a mirror has them. Only events that a mirror passes to its
+            listeners have them.
         slow_start_seconds: How long the replicas in `changes` ramp up; `None` if they do not.
         plan: How routers share the probing from now on; `None` for other events, and if the leader probes all replicas.
         mark: With the id, tells this event from one of another course of the history; empty if a program of an earlier
@@ -96,11 +98,17 @@ class Event:
     previous_mark: str = ""
     unreadable: str = ""
     changes: tuple[StatusChange, ...] = ()
+    changed: tuple[ReplicaRecord, ...] = ()
     slow_start_seconds: float | None = None
 
     def follows(self, revision: str, mark: str) -> bool:
         """Return whether this is the next event after the one with that id and mark; an empty mark may be any."""
         return self.previous == revision and (not mark or self.previous_mark in ("", mark))
+
+    @property
+    def carried(self) -> Sequence[ReplicaRecord]:
+        """The replicas after the event that come with it: `record`, or `changed`."""
+        return self.changed if self.record is None else (self.record,)
 
     def records(self, known: Callable[[str], ReplicaRecord | None]) -> Iterator[ReplicaRecord]:
         """Return the replicas after the event.
@@ -122,12 +130,12 @@ class Event:
 
     def after(self, change: StatusChange, known: ReplicaRecord) -> ReplicaRecord:
         """Return a replica after one of the changes."""
-        status = ReplicaStatus.HEALTHY if self.kind is EventKind.REPLICA_HEALTHY else ReplicaStatus.UNHEALTHY
-        return change.after(known, status, at=self.at, revision=self.id, slow_start_seconds=self.slow_start_seconds)
+        status = _HEALTHY if self.kind is _TURNS_HEALTHY else _UNHEALTHY
+        return change.after(known, status, self.at, self.id, self.slow_start_seconds)
 
-    def about(self, change: StatusChange, record: ReplicaRecord) -> Event:
-        """Return the event of only one of the changes, with the record of its replica."""
-        return _make_event.replaced(self, reason=change.reason, record=record, changes=())
+    def with_changed(self, records: Iterable[ReplicaRecord]) -> Event:
+        """Return the event with these replicas as `changed`."""
+        return _make_event.replaced(self, changed=tuple(records))
 
     def apart(self) -> Sequence[Event]:
         """Return an event for each of the changes, without records; the event itself if it has none."""
@@ -148,3 +156,5 @@ class Event:
 
 
 _make_event = Maker(Event)
+_HEALTHY, _UNHEALTHY, _TURNS_HEALTHY = ReplicaStatus.HEALTHY, ReplicaStatus.UNHEALTHY, EventKind.REPLICA_HEALTHY
+"""Named once, because it takes long to read a member of an enum."""

@@ -177,8 +177,7 @@ class Peer:
         elif self._changed is not None:
             for event in events:
                 self._changed.update(question.key for question in event.questions)
-                if event.record is not None:
-                    self._changed.add(event.record.key)
+                self._changed.update(record.key for record in event.carried)
         for event in events:
             if event.kind is EventKind.REPLICA_REPORTED:
                 self._hasten_report(event.reported)

@@ -61,35 +61,46 @@ class Panic:
 
 
 class Spares:
-    """The active replicas that are not healthy and have answered at some time, in the order of their last answers.
+    """The active replicas that are not healthy and have answered at some time.
 
-    So the number of those that answered within the last hour is found by a search.
+    The times of their last answers are kept sorted, so that the number of those within the last hour is found by a
+    search.
     """
 
     def __init__(self) -> None:
-        self._answers: list[tuple[float, str, Replica]] = []
+        self._times: list[float] = []
         self._answered_at: dict[Replica, float] = {}
 
     def fill(self, replicas: Iterable[Replica]) -> None:
         """Have exactly those of these replicas that may be spares."""
         self._answered_at = {replica: at for replica in replicas if (at := _answered_at(replica)) is not None}
-        self._answers = sorted((at, replica.key, replica) for replica, at in self._answered_at.items())
+        self._times = sorted(self._answered_at.values())
 
-    def put(self, replica: Replica) -> float | None:
-        """Take over what has changed of a replica that the view shows. Return its last answer if it may be a spare."""
-        at, before = _answered_at(replica), self._answered_at.get(replica)
-        if at != before:
-            self.drop(replica)
+    def put(self, replicas: Iterable[Replica], *, since: float) -> set[Replica]:
+        """Take over what has changed of replicas that the view shows and that are not selectable.
+
+        Return those that have not answered since then.
+        """
+        late, times, known = set(), self._times, self._answered_at
+        for replica in replicas:
+            at, before = _answered_at(replica), known.get(replica)
+            if at != before:
+                if before is not None:
+                    del times[bisect_left(times, before)]
+                    del known[replica]
+                if at is not None:
+                    known[replica] = at
+                    insort(times, at)
+            if at is None or at < since:
+                late.add(replica)
+        return late
+
+    def drop(self, replicas: Iterable[Replica]) -> None:
+        """Remove replicas, as far as they are there."""
+        for replica in replicas:
+            at = self._answered_at.pop(replica, None)
             if at is not None:
-                self._answered_at[replica] = at
-                insort(self._answers, (at, replica.key, replica), key=_place)
-        return at
-
-    def drop(self, replica: Replica) -> None:
-        """Remove a replica, if it is there."""
-        at = self._answered_at.pop(replica, None)
-        if at is not None:
-            del self._answers[bisect_left(self._answers, (at, replica.key), key=_place)]
+                del self._times[bisect_left(self._times, at)]
 
     def find_panic(self, healthy: int, percent: float, *, now: Callable[[], float]) -> Panic | None:
         """Return the panic; `None` if there is none. At 0 percent there is none.
@@ -100,35 +111,29 @@ class Spares:
             now: Returns the time, in seconds since the Unix epoch.
         """
         # In the usual case so few replicas are not healthy that the time of their answers does not matter.
-        if percent <= 0 or healthy * 100 >= percent * (healthy + len(self._answers)):
+        if percent <= 0 or healthy * 100 >= percent * (healthy + len(self._times)):
             return None
         since = now() - ANSWERED_SECONDS
-        first = bisect_left(self._answers, since, key=_time)
-        count = len(self._answers) - first
+        first = bisect_left(self._times, since)
+        count = len(self._times) - first
         if healthy * 100 >= percent * (healthy + count):
             return None
 
         def spares() -> tuple[Replica, ...]:
             return tuple(sorted(self.answered_between(since, math.inf), key=position_of))
 
-        return Panic(healthy, healthy + count, percent, since, self._answers[first][0] + ANSWERED_SECONDS, spares)
+        return Panic(healthy, healthy + count, percent, since, self._times[first] + ANSWERED_SECONDS, spares)
 
     def answered_between(self, first: float, end: float) -> list[Replica]:
         """Return those whose last answer came at the first time or later, and before the end."""
-        answers = self._answers
-        return [
-            one for _, _, one in answers[bisect_left(answers, first, key=_time) : bisect_left(answers, end, key=_time)]
-        ]
+        if bisect_left(self._times, first) >= bisect_left(self._times, end):
+            return []
+        return [replica for replica, at in self._answered_at.items() if first <= at < end]
 
 
 def _answered_at(replica: Replica) -> float | None:
     record = replica.record
-    return None if record.admin is not AdminState.ACTIVE or record.is_selectable else record.health.last_ok_at
+    return None if record.admin is not _ACTIVE or record.is_selectable else record.health.last_ok_at
 
 
-def _place(answer: tuple[float, str, Replica] | tuple[float, str]) -> tuple[float, str]:
-    return answer[0], answer[1]
-
-
-def _time(answer: tuple[float, str, Replica]) -> float:
-    return answer[0]
+_ACTIVE = AdminState.ACTIVE

@@ -20,6 +20,7 @@ from shared_registry.errors import UnknownReplica, UsageError
 from shared_registry.model import (
     ORIGIN,
     AdminState,
+    Event,
     Removal,
     Replica,
     ReplicaEndpoint,
@@ -230,6 +231,35 @@ class View:
 
     def apply(self, records: Iterable[ReplicaRecord]) -> None:
         """Take over the records of events, in the order of the events. Older revisions are ignored."""
+        self._take(records)
+        self._prepare()
+
+    def follow(self, events: Iterable[Event]) -> tuple[list[Event], bool]:
+        """Take over events, in their order. Older revisions are ignored.
+
+        Returns:
+            The events for listeners, those of several replicas by `Event.with_changed` and without those about removed
+            replicas only; and whether the view had all replicas of `changes` as they were before.
+        """
+        told: list[Event] = []
+        has_all = True
+        for event in events:
+            if event.changes:
+                changed: list[ReplicaRecord] = []
+                has_all = self._take_changes(event, changed) and has_all
+                if changed:
+                    told.append(event.with_changed(changed))
+            else:
+                told.append(event)
+                self._take(event.records(self._record))
+        self._prepare()
+        return told, has_all
+
+    def _record(self, key: str) -> ReplicaRecord | None:
+        replica = self._replicas.get(key)
+        return None if replica is None else replica.record
+
+    def _take(self, records: Iterable[ReplicaRecord]) -> None:
         for record in records:
             replica = self._replicas.get(record.key)
             if record.admin is AdminState.REMOVED:
@@ -238,12 +268,39 @@ class View:
                 self._set(replica, replica.record.after_event(record))
             elif is_later(record.revision, self.removed.get(record.key, _NOT_REMOVED).revision):
                 self._show(record.key, record)
-        self._prepare()
 
-    def is_unknown(self, key: str, revision: str) -> bool:
-        """Return whether a replica is neither here nor known to have been removed after this revision."""
-        removed = self.removed.get(key, _NOT_REMOVED)
-        return key not in self._replicas and is_later(revision, removed.revision)
+    def _take_changes(self, event: Event, changed: list[ReplicaRecord]) -> bool:
+        """Take over the changes of an event, and list its replicas. Return whether all were here as before the event.
+
+        A burst has thousands of changes, and each router takes over all of them. So this does less than `_set`: a
+        change of status leaves endpoints, names and drains as they are, and ends ejections.
+        """
+        has_all, find, after = True, self._replicas.get, event.after
+        for change in event.changes:
+            replica = find(change.key)
+            if replica is None:
+                removed = self.removed.get(change.key, _NOT_REMOVED)
+                has_all = has_all and not is_later(event.id, removed.revision)
+                continue
+            known = replica.record
+            if known.revision != event.id:
+                record = after(change, known)
+                if known.revision == change.before:
+                    replica.record = record
+                    self._note_status(replica, known, record)
+                elif is_later(event.id, known.revision):
+                    has_all = False
+                changed.append(record)
+            else:
+                changed.append(known)  # the reply to a command of this router has brought the event before
+        return has_all
+
+    def _note_status(self, replica: Replica, former: ReplicaRecord, present: ReplicaRecord) -> None:
+        is_selectable = present.is_selectable
+        if former.is_selectable is not is_selectable:
+            self._touched[replica] = None
+        elif not is_selectable and self._panic_percent > 0:
+            self._put_spares((replica,))
 
     def look_at_clock(self) -> None:
         """Find anew whether there is panic, if a replica has not answered for an hour since the last change."""
@@ -368,10 +425,10 @@ class View:
         self._change(replica, present)
         if present.removes_when_drained or former.removes_when_drained:
             self._note_drain(replica)
-        if former.is_selectable is not present.is_selectable or former.endpoint != present.endpoint:
+        if former.endpoint != present.endpoint:
             self._touched[replica] = None
-        elif not present.is_selectable and self._panic_percent > 0:
-            self._put_spare(replica)
+        else:
+            self._note_status(replica, former, present)
 
     def _change(self, replica: Replica, record: ReplicaRecord) -> None:
         if record.endpoint.order != replica.record.endpoint.order:
@@ -401,8 +458,7 @@ class View:
         if is_rebuilt:
             self._rebuild()
         else:
-            for replica in self._touched:
-                self._place(replica)
+            self._place(self._touched)
         if self._touched or is_rebuilt:
             self._preference = None
         self._touched, self._is_rebuilt = {}, False
@@ -420,7 +476,7 @@ class View:
 
     def _rebuild(self) -> None:
         """Put all replicas in order anew."""
-        self._everyone.replace(self._replicas.values())
+        self._everyone.replace(sorted(self._replicas.values(), key=position_of))
         replicas = self._everyone.replicas
         able = [one for one in replicas if one.record.is_selectable]
         self._levels.fill(able, self.cooling)
@@ -431,39 +487,32 @@ class View:
             spares = self._spares.answered_between(self._spread_since, math.inf)
             self._spread.fill(sorted([*able, *spares], key=position_of), self.cooling)
 
-    def _place(self, replica: Replica) -> None:
-        """Move one replica to where it belongs now."""
-        is_shown = self._replicas.get(replica.key) is replica
-        if replica in self._moved:
-            if is_shown:
-                self._everyone.put(replica)
-            else:
-                self._everyone.drop(replica)
-        is_able = is_shown and replica.record.is_selectable
-        if is_able:
-            self._levels.place(replica, self.cooling)
-        else:
-            self._levels.drop(replica)
-        if self._panic_percent <= 0:
-            return
-        if is_shown and not is_able:
-            self._put_spare(replica)
-            return
-        self._spares.drop(replica)
-        if self._spread is not None:
-            if is_able:
-                self._spread.place(replica, self.cooling)
-            else:
-                self._spread.drop(replica)
+    def _place(self, touched: Collection[Replica]) -> None:
+        """Move replicas to where they belong now."""
+        gone = {one for one in self._moved if self._replicas.get(one.key) is not one}
+        if self._moved:
+            self._everyone.drop(gone)
+            self._everyone.put(self._moved - gone)
+        able = [one for one in touched if one.record.is_selectable and one not in gone]
+        unable = [one for one in touched if one in gone or not one.record.is_selectable]
+        self._levels.drop(unable)
+        self._levels.place(able, self.cooling)
+        if self._panic_percent > 0:
+            self._spares.drop(able)
+            if gone:
+                self._spares.drop(gone)
+                unable = [one for one in unable if one not in gone]
+            self._put_spares(unable)
+            if self._spread is not None:
+                self._spread.drop(gone)
+                self._spread.place(able, self.cooling)
 
-    def _put_spare(self, replica: Replica) -> None:
-        """Take over a replica of the view that is not selectable."""
-        answered_at = self._spares.put(replica)
+    def _put_spares(self, replicas: Collection[Replica]) -> None:
+        """Take over replicas of the view that are not selectable."""
+        late = self._spares.put(replicas, since=self._spread_since)
         if self._spread is not None:
-            if answered_at is not None and answered_at >= self._spread_since:
-                self._spread.place(replica, self.cooling)
-            else:
-                self._spread.drop(replica)
+            self._spread.drop(late)
+            self._spread.place([one for one in replicas if one not in late], self.cooling)
 
     def _find_panic(self) -> Panic | None:
         if self._is_withheld:
@@ -471,8 +520,6 @@ class View:
         panic = self._spares.find_panic(len(self._levels), self._panic_percent, now=self._now)
         if panic is not None and self._spread is not None:
             before, self._spread_since = self._spread_since, panic.since
-            for replica in self._spares.answered_between(before, panic.since):
-                self._spread.drop(replica)
-            for replica in self._spares.answered_between(panic.since, before):
-                self._spread.place(replica, self.cooling)
+            self._spread.drop(self._spares.answered_between(before, panic.since))
+            self._spread.place(self._spares.answered_between(panic.since, before), self.cooling)
         return panic

@@ -195,7 +195,7 @@ def _changes(event: Event, read: _Fields) -> dict[str, Any]:
     try:
         if event.kind not in _KINDS_OF_CHANGES:
             raise ValueError
-        changes = tuple([_parse_change(line.split("\t")) for line in read.texts["changes"].split("\n")])
+        changes = _parse_changes(read.texts["changes"])
     except ValueError:
         return {}  # the event says that it is unreadable
     reasons = {change.reason for change in changes}
@@ -210,16 +210,26 @@ def _changes(event: Event, read: _Fields) -> dict[str, Any]:
 _KINDS_OF_CHANGES = (EventKind.REPLICA_HEALTHY, EventKind.REPLICA_UNHEALTHY)
 
 
-def _parse_change(texts: Sequence[str]) -> StatusChange:
-    key, before, failures, latency_ms, name, unreached_by, reason = texts
-    return StatusChange(
-        key,
-        before,
-        int(failures or 0),
-        float(latency_ms) if latency_ms else None,
-        name,
-        tuple(unreached_by.split()),
-        reason,
+def _parse_changes(text: str) -> tuple[StatusChange, ...]:
+    """Parse a line for each change, without calls of functions of Python: all routers parse all lines of a burst."""
+    made, kind = tuple.__new__, StatusChange
+    return tuple(
+        [
+            made(
+                kind,
+                (
+                    key,
+                    before,
+                    int(failures) if failures else 0,
+                    float(latency_ms) if latency_ms else None,
+                    name,
+                    tuple(unreached_by.split()) if unreached_by else (),
+                    reason,
+                ),
+            )
+            for line in text.split("\n")
+            for key, before, failures, latency_ms, name, unreached_by, reason in [line.split("\t")]
+        ]
     )
 
 

@@ -49,6 +49,19 @@ async def test_only_sessions_on_the_lost_replica_are_notified(
     await on_a.release()
 
 
+async def test_sessions_on_replicas_that_are_lost_together_are_notified(
+    registry: SharedReplicaRegistry, space: Space
+) -> None:
+    leases = [await registry.acquire(exclude=[B]), await registry.acquire(exclude=[A])]
+    epoch = await space.elect()
+    for batch in (1, 2, 3):
+        await space.report(epoch, batch, space.failure(A), space.failure(B))
+    assert [len(event.changes) for event in await space.reader.last_events(1)] == [2]
+    async with asyncio.timeout(10):
+        for lease in leases:
+            await lease.lost.wait()
+
+
 async def test_a_drained_or_disabled_replica_is_not_lost(registry: SharedReplicaRegistry, space: Space) -> None:
     lease = await registry.acquire(exclude=[B])
     await registry.drain(A)

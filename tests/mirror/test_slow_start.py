@@ -52,9 +52,8 @@ class Server:
 
     def tell(self, *records: ReplicaRecord) -> None:
         self.view.apply(records)
-        events = [Event("2-0", EventKind.REPLICA_HEALTHY, 0.0, "1-0", "r", 1, record=each) for each in records]
         for listener in self.listeners:
-            listener(events)
+            listener([Event("2-0", EventKind.REPLICA_HEALTHY, 0.0, "1-0", "r", 1, changed=records)])
 
     def shares(self) -> dict[str, float]:
         return dict(self.view._shares)
@@ -216,7 +215,7 @@ async def test_ramping_scores_advance_in_steps_until_redis_reports_the_end() -> 
         leader.scores.left = {url(1)}
         news = marked(1, clock.monotonic())
         leader.view.apply([news])
-        leader.work.notice([Event("2-0", EventKind.REPLICA_HEALTHY, 0.0, "1-0", "r", 1, record=news)])
+        leader.work.notice([Event("2-0", EventKind.REPLICA_HEALTHY, 0.0, "1-0", "r", 1, changed=(news,))])
         await clock.advance(5.5)
         assert len(leader.scores.calls) == 7
         leader.scores.left = set()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from shared_registry.happenings import Happening, ReplicaReturned, ReplicaUnhealthy
+from shared_registry.mirror.news import News
 from shared_registry.model import AdminState, Event, EventKind, ReplicaStatus, StatusChange
 from tests.support.fake_clock import FakeClock
 from tests.support.mirroring_router import REFRESH, MirroringRouter
@@ -27,8 +29,10 @@ async def test_the_event_changes_them_together(clock: FakeClock, history: Histor
     assert (down(router), router.is_equal, router.mirror.generation) == ([1, 2, 3], True, 1)
 
 
-async def test_listeners_get_an_event_about_each(clock: FakeClock, history: History, router: MirroringRouter) -> None:
-    """With its record; the reply to an own command is told once more by the stream, as with all events."""
+async def test_listeners_get_the_event_with_all_records(
+    clock: FakeClock, history: History, router: MirroringRouter
+) -> None:
+    """The reply to an own command is told once more by the stream, as with all events."""
     told: list[Event] = []
     with router.mirror.subscribed(told.extend):
         router.reader.stream_gate.clear()
@@ -37,9 +41,30 @@ async def test_listeners_get_an_event_about_each(clock: FakeClock, history: Hist
         router.mirror.apply_reply([event], router.mirror.generation)
         router.reader.stream_gate.set()
         await clock.settle()
-    about = [(one.id, one.record.key, one.record.health.status, one.reason) for one in told if one.record]
-    assert about == [(event.id, url_of(number), DOWN, "down") for number in (1, 3)] * 2
-    assert not any(one.changes for one in told)
+    carried = [(one.id, one.kind, [record.key for record in one.carried]) for one in told]
+    assert carried == [(event.id, EventKind.REPLICA_UNHEALTHY, [url_of(1), url_of(3)])] * 2
+    assert {record for one in told for record in one.carried} == {router.handle(number).record for number in (1, 3)}
+
+
+async def test_each_return_is_reported_with_its_own_reason(
+    clock: FakeClock, history: History, router: MirroringRouter
+) -> None:
+    for number in (1, 2):
+        history.change(number, ejected_until=9.0)
+    await clock.settle()
+    heard: list[Happening] = []
+    router.mirror.emitter.subscribe(heard.append)
+    news = News(router.mirror.emitter, router.mirror)
+    news.start()
+    before = {number: router.handle(number).record for number in (1, 2)}
+    reasons = {1: "timeout", 2: "refused"}
+    changes = tuple(StatusChange(url_of(one), before[one].revision, 3, None, "", (), reasons[one]) for one in (1, 2))
+    with router.mirror.subscribed(news.notice):
+        history.emit(EventKind.REPLICA_UNHEALTHY, changes=changes)
+        await clock.settle()
+    returned = [(one.record.key, one.reason) for one in heard if isinstance(one, ReplicaReturned)]
+    assert returned == [(url_of(1), "timeout"), (url_of(2), "refused")]
+    assert [one.reason for one in heard if isinstance(one, ReplicaUnhealthy)] == ["timeout", "refused"]
 
 
 async def test_a_reply_waits_for_changes_in_between(

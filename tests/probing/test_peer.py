@@ -131,7 +131,8 @@ class Cluster:
         known = self.records.get(key) or ReplicaRecord(key, ReplicaEndpoint(key), incarnation="1")
         health = ReplicaHealth(status)
         self.records[key] = replace(known, health=health, doubt=Doubt(**doubt))  # type: ignore[arg-type]
-        self.tell(self.records[key])
+        event = Event("1-1", EventKind.REPLICA_HEALTHY, 0.0, "0-0", LEADER, 1)
+        self.peer.notice([event.with_changed([self.records[key]])])
 
     def tell(self, record: ReplicaRecord) -> None:
         self.peer.notice([Event("1-1", EventKind.REPLICA_UPDATED, 0.0, "0-0", LEADER, 1, record=record)])

@@ -172,7 +172,8 @@ class Cluster:
             health = after_failure(record.health, thresholds, at=at)
         self.records[result.key] = replace(record, health=health)
         if health.status is not record.health.status:
-            self._emit(EventKind.REPLICA_HEALTHY, self.records[result.key])
+            event = Event("1-1", EventKind.REPLICA_HEALTHY, 0.0, "0-0", "router", 1)
+            self.listener([event.with_changed([self.records[result.key]])])
 
     def _emit(self, kind: EventKind, record: ReplicaRecord) -> None:
         self.listener([Event("1-1", kind, 0.0, "0-0", "router", 1, record=record)])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 
 from shared_registry.model import Event, ReplicaRecord
 
@@ -14,7 +15,7 @@ def with_records(events: Iterable[Event]) -> list[Event]:
     for event in events:
         for change in event.changes:
             record = event.after(change, records[change.key])
-            whole.append(event.about(change, record))
+            whole.append(replace(event, reason=change.reason, record=record, changes=()))
         if not event.changes:
             whole.append(event)
         records.update({record.key: record for record in event.records(records.get)})
