@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
 
 from shared_registry.leader.schedule import phase_of
 from shared_registry.model import NO_DOUBT, ReplicaRecord, ReplicaStatus
@@ -21,29 +20,6 @@ SHORTEST_SECONDS = 1e-6
 """No silence: two probes of a replica are never so close to each other."""
 WATCHED_SECONDS = 60.0
 """For how long each result of a replica is reported after a failure, a doubt, or a session that failed there."""
-
-
-class _Told(NamedTuple):
-    """A success that was reported.
-
-    Time is divided into equal parts, one report in each; every replica's parts begin at another time.
-
-    Attributes:
-        until: When the next part begins.
-        silence: How long the parts are, in seconds.
-        at: When it was reported.
-        phase: The replica's phase.
-    """
-
-    until: float
-    silence: float
-    at: float
-    phase: float
-
-    @classmethod
-    def of(cls, at: float, phase: float, silence: float) -> _Told:
-        """Return a report of that time."""
-        return cls((math.floor(at / silence + phase) + 1 - phase) * silence, silence, at, phase)
 
 
 class Sampling:
@@ -58,7 +34,8 @@ class Sampling:
         self._interval_seconds = interval_seconds
         self._silence_seconds = SHORTEST_SECONDS
         self._count = 0
-        self._told: dict[str, _Told] = {}
+        self._told: dict[str, tuple[float, float]] = {}  # when, and the replica's phase
+        self._silent_until: dict[str, float] = {}  # as far as that was computed
         self._watched_until: dict[str, float] = {}
 
     def watch(self, key: str, *, now: float) -> None:
@@ -68,6 +45,7 @@ class Sampling:
     def forget(self, key: str) -> None:
         """Forget a replica."""
         self._told.pop(key, None)
+        self._silent_until.pop(key, None)
         self._watched_until.pop(key, None)
 
     def has_to_tell(self, record: ReplicaRecord, *, ok: bool, now: float) -> bool:
@@ -83,6 +61,7 @@ class Sampling:
             if record.health.status is ReplicaStatus.HEALTHY:
                 self.watch(key, now=now)
             self._told.pop(key, None)
+            self._silent_until.pop(key, None)
             return True
         return bool(self.successes_to_tell([key], now=now))
 
@@ -93,25 +72,37 @@ class Sampling:
             keys: The replicas, which are settled; see `is_settled`.
             now: The monotonic clock.
         """
-        silence, told = self._silence_seconds, self._told
-        due = [key for key in keys if (last := told.get(key)) is None or now >= last.until or last.silence != silence]
-        if due:
-            due = [key for key in due if self._is_turn_of(key, now)]
+        silent_until = self._silent_until.get
+        due = [key for key in keys if now >= silent_until(key, now) and not self._is_told(key, now)]
         if self._watched_until:
             due += [key for key in keys if self._is_watched(key, now) and key not in due]
         for key in due:
-            last = told.get(key)
-            told[key] = _Told.of(now, phase_of(key) if last is None else last.phase, silence)
-        if len(told) != self._count:
-            self._count = len(told)
-            self._silence_seconds = self._silence()
+            told = self._told.get(key)
+            phase = phase_of(key) if told is None else told[1]
+            self._told[key] = now, phase
+            self._silent_until[key] = self._end_of_part(now, phase)
+        if len(self._told) != self._count:
+            self._count = len(self._told)
+            former, self._silence_seconds = self._silence_seconds, self._silence()
+            if self._silence_seconds != former:
+                self._silent_until.clear()
         return due
 
-    def _is_turn_of(self, key: str, now: float) -> bool:
-        last = self._told.get(key)
-        if last is not None and last.silence != self._silence_seconds:
-            last = self._told[key] = _Told.of(last.at, last.phase, self._silence_seconds)
-        return last is None or now >= last.until
+    def _is_told(self, key: str, now: float) -> bool:
+        """Return whether a success of this part of the time was reported, and remember until when that is so."""
+        told = self._told.get(key)
+        if told is None:
+            return False
+        self._silent_until[key] = until = self._end_of_part(*told)
+        return now < until
+
+    def _end_of_part(self, at: float, phase: float) -> float:
+        """Return when the part of the time ends in which this moment is.
+
+        Time is divided into equal parts, one report in each. Every replica's parts begin at another time.
+        """
+        silence = self._silence_seconds
+        return (math.floor(at / silence + phase) + 1 - phase) * silence
 
     def _silence(self) -> float:
         """Return how long the parts are: doubled intervals, so that few changes of the fleet change them."""

@@ -118,8 +118,8 @@ class Schedule:
         turns = [turn for key in keys if (turn := self._turns.get(key)) is not None]
         if len(turns) < len(keys):
             self._out.difference_update(keys)
-        interval, random, jitter = self._interval, self._rng.random, JITTER_SHARE * self._interval
-        slots = next_slots(now, phases=[turn.phase for turn in turns], interval=interval)
+        random, jitter = self._rng.random, JITTER_SHARE * self._interval
+        slots = next_slots(now, phases=[turn.phase for turn in turns], interval=self._interval)
         self._set(turns, [slot + (random() - 0.5) * jitter for slot in slots])
 
     def put_back(self, key: str, *, due: float) -> None:

@@ -66,6 +66,7 @@ class ProbedOrigin:
     host: str
     port: int
     is_named: bool
+    is_https: bool
     turn: PromptLock = field(default_factory=PromptLock)
     opened: ReplicaConnection | None = None
     kept: KeptConnection | None = None
@@ -81,12 +82,8 @@ class ProbedOrigin:
         """Return the origin of a canonical url."""
         parts = urlsplit(key)
         host = parts.hostname or ""
-        return cls(key, [], host, parts.port or DEFAULT_PORTS[parts.scheme], is_named=not is_literal(host))
-
-    @property
-    def is_https(self) -> bool:
-        """Whether it is reached over TLS."""
-        return self.key.startswith("https:")
+        port = parts.port or DEFAULT_PORTS[parts.scheme]
+        return cls(key, [], host, port, is_named=not is_literal(host), is_https=parts.scheme == "https")
 
     def hang_up(self) -> None:
         """Close the connection, if there is one."""

@@ -101,7 +101,7 @@ class PlainSockets:
         """Close a socket. Its number is not used again while events of the closed one may be waiting to be served."""
         del self._sockets[number]
         if self._to_close is None:
-            closed.close()
+            os.close(closed.detach())
         else:
             self._to_close.append(closed)
 
@@ -114,7 +114,7 @@ class PlainSockets:
                     connection.serve(events)
         finally:
             for closed in self._to_close:
-                closed.close()
+                os.close(closed.detach())
             self._to_close = None
 
 
