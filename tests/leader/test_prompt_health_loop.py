@@ -15,6 +15,7 @@ from shared_registry.model import Event, EventKind, Plan, ReplicaRecord
 from shared_registry.model.plan import bucket_of
 from shared_registry.probing import HttpProber
 from shared_registry.probing.origins import EXCHANGES_PER_CONNECTION
+from shared_registry.probing.own_trouble import OwnTrouble
 from tests.support.fake_clock import START, FakeClock
 from tests.support.leading_router import INTERVAL, Cluster, Leader, url_of
 from tests.support.scripted_server import LONG, OK, Peer, Script, ScriptedServer, answer_all, scripted
@@ -101,6 +102,8 @@ async def test_settled_replicas_are_probed_once_an_interval(clock: FakeClock) ->
         ]
         assert Counter(fleet.told) == {url_of(at): count for at, count in enumerate(fleet.counts)}
         del fleet.leader.reached[:]
+        fleet.leader.loop._local_health.note(KEY, OwnTrouble("too many open files", "raise the limit"), is_healthy=True)
+        assert fleet.leader.loop.local_health == 0.75
         await fleet.interval()
         assert set(fleet.leader.reached) == {(url_of(at), True) for at in range(4)}
         assert fleet.leader.loop.local_health == 1.0
