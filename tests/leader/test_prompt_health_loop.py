@@ -18,7 +18,7 @@ from shared_registry.probing.origins import EXCHANGES_PER_CONNECTION
 from shared_registry.probing.own_trouble import OwnTrouble
 from tests.support.fake_clock import START, FakeClock
 from tests.support.leading_router import INTERVAL, Cluster, Leader, url_of
-from tests.support.scripted_server import LONG, OK, Peer, Script, ScriptedServer, answer_all, scripted
+from tests.support.scripted_server import LONG, OK, Peer, Script, ScriptedServer, answer_all, scripted, stay_silent
 from tests.support.until import until
 
 KEY = url_of(0)
@@ -162,6 +162,14 @@ async def test_what_has_succeeded_is_reported_though_the_loop_ends(clock: FakeCl
         assert fleet.told == []
         await fleet.leader.stop()
         assert sorted(fleet.told) == [url_of(at) for at in range(3)]
+
+
+async def test_probes_under_way_end_with_the_loop(clock: FakeClock) -> None:
+    async with probing(clock, 3, stay_silent) as fleet:
+        await until(lambda: all(server.open for server in fleet.servers))
+        await fleet.leader.stop()
+        await until(lambda: not any(server.open for server in fleet.servers), "the end of all connections")
+        assert fleet.told == []
 
 
 async def test_an_error_at_the_end_of_probes_ends_the_loop(clock: FakeClock, monkeypatch: pytest.MonkeyPatch) -> None:
