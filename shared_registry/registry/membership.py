@@ -86,7 +86,7 @@ class Membership:
         """
         if self._are_announced:
             return
-        if any(event.record is not None and event.record.source == Source.ANNOUNCED for event in events):
+        if any(record.source == Source.ANNOUNCED for event in events for record in event.carried):
             self._are_announced = True
             self._probers.is_changed.set()
 

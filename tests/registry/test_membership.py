@@ -15,7 +15,7 @@ import pytest
 from shared_registry.config import RouterConfig
 from shared_registry.errors import KeyConflict, StoreError, StoreRefused, StoreUnavailable
 from shared_registry.leases.settling import Settler
-from shared_registry.model import RouterInfo
+from shared_registry.model import Event, EventKind, ReplicaEndpoint, ReplicaRecord, RouterInfo, Source
 from shared_registry.probing.prober_list import ProberList
 from shared_registry.registry.membership import Membership
 from shared_registry.store.commands import Store
@@ -170,6 +170,26 @@ async def test_sessions_left_beside_room_are_served_at_once(
     assert len(store.heartbeats) == 1 + 20 + 1
     await clock.advance(HEARTBEAT)
     assert len(store.heartbeats) == 1 + 20 + 2
+
+
+@pytest.mark.parametrize("is_one_of_several", [False, True])
+async def test_the_first_announced_replica_hastens_the_heartbeat(
+    store: ScriptedStore, clock: FakeClock, is_one_of_several: bool
+) -> None:
+    router = member(store, clock)
+    task = asyncio.ensure_future(router.run())
+    await clock.advance(0.1)
+    assert len(store.heartbeats) == 1
+    endpoint = ReplicaEndpoint("http://127.0.0.1:8000")
+    for source in (Source.SEED, Source.ANNOUNCED):
+        record = ReplicaRecord(endpoint.url, endpoint, source=source)
+        event = Event("1-1", EventKind.REPLICA_HEALTHY, 0.0, "0-0", "router", 1)
+        several = replace(event, changed=(record,))
+        router.notice([several if is_one_of_several else replace(event, record=record)])
+        await clock.advance(0.1)
+        assert len(store.heartbeats) == 1 + (source == Source.ANNOUNCED)
+    task.cancel()
+    await asyncio.wait([task])
 
 
 async def test_expired_routers_are_reaped_unless_they_are_back(
