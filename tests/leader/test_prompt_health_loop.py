@@ -192,13 +192,16 @@ async def test_an_error_at_the_end_of_probes_ends_the_loop(clock: FakeClock, mon
         assert failures.group_contains(RuntimeError, match="broken on purpose")
 
 
+@pytest.mark.usefixtures("is_quiet")
 async def test_results_count_under_the_present_mandate(clock: FakeClock) -> None:
     async with probing(clock, 1) as fleet:
         await fleet.probed(1)
-        await fleet.interval()
+        for _ in range(3):
+            await fleet.interval()
         assert fleet.cluster.sent[-1].token == "token 1"
         fleet.cluster.plan = Plan(7, 1, {bucket_of(KEY): "r~1"})
         fleet.emit(EventKind.PLAN_CHANGED)
+        fleet.leader.loop._sampling.watch(KEY, now=clock.monotonic())
         await fleet.interval()
         assert (fleet.cluster.sent[-1].token, fleet.cluster.sent[-1].epoch) == ("r~1", 7)
 
