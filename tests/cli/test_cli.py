@@ -359,4 +359,7 @@ def test_serve_outlives_redis_and_logs_each_edge_once(own_server: OwnServer, tmp
     assert done.code == 0
     assert "Traceback" not in done.err
     warnings = [line.split(" WARNING ")[1] for line in done.err_lines if " WARNING " in line]
-    assert len(warnings) == len(set(warnings)), done.err
+    # At its end there is no leader, and also if it follows the shared state again before one is elected.
+    once = [line for line in warnings if line != "leader: there is no leader"]
+    assert len(once) == len(set(once)), done.err
+    assert len(warnings) - len(once) <= 2, done.err
