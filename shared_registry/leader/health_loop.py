@@ -363,10 +363,9 @@ class HealthLoop:
             The effort; 0 if it has not begun.
         """
         replica = self._replicas.replica(key)
-        is_changed = (
-            replica is None or not replica.record.is_probed or not run.authority.covers(key)
-        )  # since it was due
-        if replica is None or is_changed or run.reports.is_behind(key):
+        # It may have been removed or disabled, or given to another router, since it was scheduled.
+        is_probed = replica is not None and replica.record.is_probed and run.authority.covers(key)
+        if replica is None or not is_probed or run.reports.is_behind(key):
             run.schedule.put_back(key, due=self._clock.monotonic() + self._settings.fast_interval_seconds)
             return 0
         record = replica.record

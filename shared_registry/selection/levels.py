@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import operator
 from bisect import bisect_left, bisect_right
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import compress
 
@@ -271,17 +271,14 @@ class SelectionLevel(Ordered):
         return self._unusual.get(replica, self._usual)
 
     def _join_classes(self, replicas: Iterable[Replica], weights: Mapping[Replica, Weights]) -> None:
-        joining: dict[float, list[Replica]] = {}
+        joining: defaultdict[float, list[Replica]] = defaultdict(list)
         usual, counts = self._usual, self.full_weights
         for replica in replicas:
             weight, full = pair = weights[replica]
             if pair != usual:
                 self._unusual[replica] = pair
             counts[full] = counts.get(full, 0) + 1
-            if weight in joining:
-                joining[weight].append(replica)
-            else:
-                joining[weight] = [replica]
+            joining[weight].append(replica)
         if self._only is None:
             for weight, some in joining.items():
                 if weight not in self._classes:
@@ -289,17 +286,14 @@ class SelectionLevel(Ordered):
                 self._classes[weight].put(some)
 
     def _leave_classes(self, replicas: Iterable[Replica]) -> None:
-        leaving: dict[float, list[Replica]] = {}
+        leaving: defaultdict[float, list[Replica]] = defaultdict(list)
         unusual, usual, counts = self._unusual, self._usual, self.full_weights
         for replica in replicas:
             weight, full = unusual.pop(replica, usual) if unusual else usual
             counts[full] -= 1
             if not counts[full]:
                 del counts[full]
-            if weight in leaving:
-                leaving[weight].append(replica)
-            else:
-                leaving[weight] = [replica]
+            leaving[weight].append(replica)
         if self._only is None:
             for weight, some in leaving.items():
                 members = self._classes[weight]
