@@ -33,21 +33,22 @@
 -- Until they have, no new session gets a slot; see lib/settling.lua. `settling` in the reply asks the router to repeat
 -- this word as `settled` once it has nothing left; `peers` are the routers that it knew to live before.
 --
--- KEYS    meta replicas removed announced departing admin_by_name names routers probers events router_prefix queue
---         settling ready_primary ready_secondary full spare_primary spare_secondary spare_answered ejected
+-- KEYS    meta replicas removed announced departing admin_by_name names routers probers leader events router_prefix
+--         queue settling ready_primary ready_secondary full spare_primary spare_secondary spare_answered ejected
 --         replica_prefix leases_prefix affinity_prefix several_prefix inbox_prefix
 -- ARGV    key expiry_ms history_id host pid version started_at_ms url config_fingerprint machine probe_print
 --         probers_version panic_percent trouble probing known_history settled peers cluster view_age_ms probe_age_ms
 --         probe_lag_ms … (url)
 -- RETURNS alive, history_id, revision, joined (0|1), leases held, is_partial (0|1), settling, milliseconds to the next
---         expiry of an announced replica ('' if none is), probers_version, probers that follow, prober…,
---         expired router…  |  wrong_cluster, of the namespace, of the router
---         |  wrong_type …|wrong_schema …
+--         expiry of an announced replica ('' if none is), probers_version, milliseconds that the leader's lease has
+--         left ('' if there is no leader), probers that follow, prober…, expired router…
+--         |  wrong_cluster, of the namespace, of the router  |  wrong_type …|wrong_schema …
 -- WRITES  meta replicas removed announced departing admin_by_name routers probers events router_prefix queue settling
 --         ready_primary ready_secondary full spare_primary spare_secondary spare_answered ejected replica_prefix
 --         leases_prefix affinity_prefix several_prefix inbox_prefix
 -- COST    O(log routers + probers + log announced + (urls + served) * (log replicas + log waiters))
 
+-- include lib/leader_lease.lua
 -- include lib/many_leases.lua
 -- include lib/schema.lua
 -- include lib/values.lua
@@ -234,8 +235,8 @@ local history = redis.call('HMGET', keys.meta, 'history_id', 'revision', 'prober
 local reply = {'alive', history[1], history[2] or '0-0', joined and '1' or '0', whole(held),
   (is_partial or are_more_ejected or are_more_silent) and '1' or '0',
   settling_of(key), next_expiry_ms and whole(math.max(next_expiry_ms, 0)) or '',
-  table.concat({history[1], history[3] or '0'}, '-'), '0'}
-if reply[#reply - 1] ~= probers_version then
+  table.concat({history[1], history[3] or '0'}, '-'), leader_lease_ms(keys.leader), '0'}
+if reply[9] ~= probers_version then
   local probers = redis.call('ZRANGE', keys.probers, 0, -1)
   reply[#reply] = whole(#probers)
   for _, prober in ipairs(probers) do

@@ -7,6 +7,9 @@ is kept as margin.
 Not promised: that only one router takes itself for the leader at every moment. During a pause of a process two may.
 That is why every write of a leader carries its token and epoch. Redis compares them within the same command.
 
+A router that is not the leader campaigns when the leader's lease can have ended. The replies to its heartbeats tell it
+of renewals (`hear_of_lease`), so that it need not campaign to learn of them. Without them it campaigns once a lease.
+
 A leader that an operator asks to step down loses its lease in Redis at once. It learns of that from the event stream.
 It then stops leading, and does not campaign again for the time that the event names, so that another router can take
 over. This is a courtesy and not a lock: a router that misses the event campaigns as after any lost lease.
@@ -152,6 +155,7 @@ class Election:
         self._deposition = asyncio.Event()
         self._sits_out_until = -math.inf
         self._handicap_until = -math.inf
+        self._leased_until = -math.inf
         self._term: RunningTerm | None = None
         self._highest_epoch = 0
         self._is_in_trouble = False
@@ -171,6 +175,15 @@ class Election:
                 self._vacancy.set()
                 if event.router == self._router and event.sit_out_seconds is not None:
                     self._step_down(event, event.sit_out_seconds)
+
+    def hear_of_lease(self, remaining_seconds: float) -> None:
+        """Take note of how much time the lease of the leader has left, whoever that is.
+
+        A lease that is longer than this router's own does not count: the server's clock may have been set back, which
+        only a campaign mends.
+        """
+        if remaining_seconds <= self._lease_seconds:
+            self._leased_until = self._clock.monotonic() + remaining_seconds
 
     @property
     def _is_sitting_out(self) -> bool:
@@ -244,8 +257,11 @@ class Election:
 
     async def _wait_for_vacancy(self, held: Held) -> None:
         """Wait until the leader's lease can have ended, or the leader has resigned."""
-        deadline = self._clock.monotonic() + held.remaining_seconds + self._rng.random() * JITTER_SECONDS
-        await wait_until(self._clock, deadline, self._vacancy)
+        self._leased_until = self._clock.monotonic() + held.remaining_seconds
+        waited_until = -math.inf
+        while waited_until != self._leased_until and not self._vacancy.is_set():
+            waited_until = self._leased_until  # a renewal that is heard of meanwhile moves this
+            await wait_until(self._clock, waited_until + self._rng.random() * JITTER_SECONDS, self._vacancy)
 
     async def _serve(self, term: RunningTerm) -> None:
         if self._is_sitting_out:  # the event of the deposition arrived before the reply to the campaign

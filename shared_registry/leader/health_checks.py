@@ -91,6 +91,11 @@ class HealthChecks:
         """See `Discovery.states`; empty while this router takes no part."""
         return {} if self._discovery is None else self._discovery.states
 
+    def hear_of_lease(self, remaining_seconds: float) -> None:
+        """See `Election.hear_of_lease`. Does nothing while this router takes no part in elections."""
+        if self._election is not None:
+            self._election.hear_of_lease(remaining_seconds)
+
     def distrust(self, key: str) -> None:
         """Probe this replica at once, because a session of this router could not connect to it.
 

@@ -6,6 +6,7 @@ import logging
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import NamedTuple
 
 from shared_registry.aio.backoff import Backoff
 from shared_registry.aio.clock import Clock, wait_until
@@ -26,6 +27,19 @@ ANNOUNCED_SECONDS = 1.0
 SHORTEST_SECONDS = 0.05
 
 
+class HeartbeatHooks(NamedTuple):
+    """What else happens at each heartbeat.
+
+    Attributes:
+        measure: Adds to the description what this router measures of itself: whether it can connect to replicas, and
+            ages. Called once, before the heartbeat.
+        on_lease: Hears from the reply how many seconds the lease of the leader has left, if there is a leader.
+    """
+
+    measure: Callable[[RouterInfo], RouterInfo]
+    on_lease: Callable[[float], None]
+
+
 class Membership:
     """Keeps one router in the Redis key `routers`. Only one `run` at a time.
 
@@ -41,7 +55,7 @@ class Membership:
         *,
         settler: Settler,
         probers: ProberList,
-        measure: Callable[[RouterInfo], RouterInfo],
+        hooks: HeartbeatHooks,
         clock: Clock,
         rng: random.Random,
     ) -> None:
@@ -54,8 +68,7 @@ class Membership:
                 reaped router may return to their replicas.
             settler: Checks the replies, and knows this router's sessions and what it says after a loss of data.
             probers: The routers that can probe, kept current by the heartbeats' replies.
-            measure: Adds to the description what this router measures of itself: whether it can connect to replicas,
-                and ages. Called once for each heartbeat.
+            hooks: Called at each heartbeat.
             clock: Used for waits.
             rng: Used for jitter, and to choose among many replicas to be removed.
         """
@@ -63,7 +76,7 @@ class Membership:
         self._info = info
         self._settler = settler
         self._probers = probers
-        self._measure = measure
+        self._hooks = hooks
         self._heartbeat_seconds = settings.heartbeat_seconds
         self._affinity_seconds = settings.affinity_seconds
         self._moves_leases = settings.hold_grace_seconds > 0
@@ -107,7 +120,7 @@ class Membership:
         sent_at = self._clock.monotonic()
         try:
             info = replace(
-                self._measure(self._info),
+                self._hooks.measure(self._info),
                 machine=self._probers.machine,
                 probe_print=self._probers.probe_print,
                 probing=self._probing,
@@ -128,6 +141,8 @@ class Membership:
         end_heartbeat(heartbeat)
         self._probers.alive_until = sent_at + self._expiry_seconds
         self._are_announced = heartbeat.next_expiry_seconds is not None
+        if heartbeat.leader_lease_seconds is not None:
+            self._hooks.on_lease(heartbeat.leader_lease_seconds)
         if heartbeat.probers is not None:
             self._probers.update(heartbeat.probers_version, heartbeat.probers)
         return heartbeat

@@ -24,7 +24,7 @@ from shared_registry.mirror.slow_start import SlowStart
 from shared_registry.model import RouterInfo
 from shared_registry.probing.prober_list import ProberList
 from shared_registry.probing.trouble_log import QUIET_SECONDS, TroubleLog
-from shared_registry.registry.membership import Membership
+from shared_registry.registry.membership import HeartbeatHooks, Membership
 from shared_registry.registry.outcomes import Outcomes
 from shared_registry.registry.seeding import Seeding
 from shared_registry.selection import Selection
@@ -100,6 +100,9 @@ def build_parts(
             probe_lag_seconds=counts.take_worst_lag(),
         )
 
+    def hear_of_lease(remaining_seconds: float) -> None:
+        health_checks.hear_of_lease(remaining_seconds)
+
     async def testify(key: str, *, probed_at: float) -> None:
         await outcomes.testify(key, probed_at=probed_at)
 
@@ -122,7 +125,7 @@ def build_parts(
         settings,
         settler=placement.settler,
         probers=probers,
-        measure=measure,
+        hooks=HeartbeatHooks(measure, hear_of_lease),
         clock=clock,
         rng=rng,
     )

@@ -269,7 +269,8 @@ class Store(LeaderCommands, RegistrationCommands, AnnouncementCommands, Discover
             raise
         if self._writability is not None:
             self._writability.accepted()
-        history_id, revision, joined, leases, partial, settling, next_ms, version, count, *names = reply.values
+        history_id, revision, joined, leases, partial, settling, next_ms, version, lease_ms = reply.values[:9]
+        count, *names = reply.values[9:]
         probers = None if version == probers_version else parse_probers(names[: int(count)])
         expired = names[int(count) :]
         return Heartbeat(
@@ -283,6 +284,7 @@ class Store(LeaderCommands, RegistrationCommands, AnnouncementCommands, Discover
             is_partial=partial == "1",
             settling=settling,
             next_expiry_seconds=int(next_ms) / 1000 if next_ms else None,
+            leader_lease_seconds=int(lease_ms) / 1000 if lease_ms else None,
         )
 
     async def reap(

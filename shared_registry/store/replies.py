@@ -100,6 +100,7 @@ class Heartbeat:
             nobody waits for that.
         next_expiry_seconds: In how many seconds the next announced replica expires unless its instance sends a
             heartbeat; `None` if none is announced.
+        leader_lease_seconds: How much time the lease of the leader has left; `None` if there is no leader.
     """
 
     history_id: str
@@ -112,6 +113,7 @@ class Heartbeat:
     is_partial: bool = False
     settling: str = ""
     next_expiry_seconds: float | None = None
+    leader_lease_seconds: float | None = None
 
 
 class Departure(enum.Enum):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import logging
+import math
 import random
 
 import pytest
@@ -342,6 +343,55 @@ async def test_followers_of_a_live_leader_campaign_about_once_a_lease(
     assert 60 / LEASE <= len(router.store.times("campaign")) <= 60 / (LEASE - RENEW) + 1
     assert len(lock.elections) == 1
     await leader.stop()
+
+
+async def test_a_follower_that_hears_of_renewals_does_not_campaign(
+    clock: FakeClock, lock: Lock, router: Router
+) -> None:
+    leader = Router(lock, "leader")
+    await leader.start()
+    await router.start()
+    for _ in range(60):
+        await clock.advance(1.0)
+        router.election.hear_of_lease(lock.expires_at - clock.monotonic())
+    assert router.store.times("campaign") == [0.0]
+    leader.store.is_hanging = True
+    ends_at = lock.expires_at - START
+    while clock.monotonic() + 1.0 < lock.expires_at:
+        await clock.advance(1.0)
+        router.election.hear_of_lease(lock.expires_at - clock.monotonic())
+    await clock.advance(1.0 + JITTER_SECONDS)
+    (_, campaigned_at) = router.store.times("campaign")
+    assert ends_at <= campaigned_at <= ends_at + JITTER_SECONDS
+    assert router.is_leader()
+    await leader.stop()
+
+
+async def test_a_lease_longer_than_ones_own_does_not_keep_a_follower_waiting(
+    clock: FakeClock, lock: Lock, router: Router
+) -> None:
+    """Its end may lie in the future because the server's clock was set back. A campaign mends that."""
+    leader = Router(lock, "leader")
+    await leader.start()
+    await router.start()
+    for _ in range(3 * int(LEASE)):
+        await clock.advance(1.0)
+        router.election.hear_of_lease(1000.0)
+    assert len(router.store.times("campaign")) >= 3
+    await leader.stop()
+
+
+async def test_a_lease_that_is_about_to_end_is_not_asked_for_without_a_pause(
+    clock: FakeClock, lock: Lock, router: Router
+) -> None:
+    lock.seize()
+    await clock.advance(LEASE - 0.000_001)
+    await router.start()
+    lock.expires_at = math.inf
+    await clock.advance(0)
+    assert len(router.store.times("campaign")) == 1
+    await clock.advance(JITTER_SECONDS)
+    assert len(router.store.times("campaign")) == 2
 
 
 async def test_a_resignation_wakes_a_follower_at_once(clock: FakeClock, lock: Lock, router: Router) -> None:

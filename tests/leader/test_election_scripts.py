@@ -10,7 +10,7 @@ from shared_registry.config import RouterConfig
 from shared_registry.errors import ConfigError
 from shared_registry.model import EventKind
 from shared_registry.store.replies import Elected, Held, Resignation
-from tests.support.space import Space
+from tests.support.space import Space, info
 from tests.support.until import until
 
 LEASE_MS = 60_000
@@ -50,6 +50,16 @@ async def test_the_winner_is_stored_for_the_duration_of_the_lease(space: Space) 
     assert LEASE_MS - 5_000 < space.raw.pttl(space.keys.leader) <= LEASE_MS
     (event,) = await space.reader.last_events(9)
     assert (event.kind, event.router, event.epoch) == (EventKind.LEADER_ELECTED, "router~1", epoch)
+
+
+async def test_a_heartbeat_tells_how_long_the_lease_lasts(space: Space) -> None:
+    assert (await space.store.heartbeat(info("router~1"), expiry_seconds=5)).leader_lease_seconds is None
+    await epoch_of(space, "token")
+    told = (await space.store.heartbeat(info("router~1"), expiry_seconds=5)).leader_lease_seconds
+    assert told is not None
+    assert LEASE_MS / 1000 - 5 < told <= LEASE_MS / 1000
+    depose(space)
+    assert (await space.store.heartbeat(info("router~1"), expiry_seconds=5)).leader_lease_seconds is None
 
 
 async def test_the_first_candidacy_begins_the_history(space: Space) -> None:

@@ -17,7 +17,7 @@ from shared_registry.errors import KeyConflict, StoreError, StoreRefused, StoreU
 from shared_registry.leases.settling import Settler
 from shared_registry.model import Event, EventKind, ReplicaEndpoint, ReplicaRecord, RouterInfo, Source
 from shared_registry.probing.prober_list import ProberList
-from shared_registry.registry.membership import Membership
+from shared_registry.registry.membership import HeartbeatHooks, Membership
 from shared_registry.store.commands import Store
 from shared_registry.store.replies import Departure, Heartbeat
 from tests.support.fake_clock import START, FakeClock
@@ -51,6 +51,8 @@ class ScriptedStore:
         self.latency = 0.0
         self.unserved = 0
         self.known_history = self.word = ""
+        self.lease_seconds: float | None = None
+        self.leases_heard_of: list[float] = []
         self._clock = clock
 
     async def heartbeat(
@@ -72,7 +74,14 @@ class ScriptedStore:
             raise self.error
         joined, self.is_listed = not self.is_listed, True
         self.unserved -= 1
-        return Heartbeat("history_id", "1-1", joined, list(self.expired), is_partial=self.unserved >= 0)
+        return Heartbeat(
+            "history_id",
+            "1-1",
+            joined,
+            list(self.expired),
+            is_partial=self.unserved >= 0,
+            leader_lease_seconds=self.lease_seconds,
+        )
 
     async def reap(
         self, router: str, *, affinity_seconds: float, moves: bool = False, on_ended: Callable[[int], object]
@@ -129,7 +138,7 @@ def member(store: ScriptedStore, clock: FakeClock) -> Membership:
         SETTINGS,
         settler=cast("Settler", store),
         probers=ProberList(router=INFO.key, machine="m"),
-        measure=lambda info: replace(info, view_age_seconds=0.5),
+        hooks=HeartbeatHooks(lambda info: replace(info, view_age_seconds=0.5), store.leases_heard_of.append),
         clock=clock,
         rng=random.Random(1),
     )
@@ -142,6 +151,14 @@ async def running(store: ScriptedStore, clock: FakeClock) -> AsyncIterator[async
     task.cancel()
     await asyncio.wait([task])
     assert task.cancelled()
+
+
+async def test_heartbeats_hear_how_long_the_lease_of_the_leader_lasts(store: ScriptedStore, clock: FakeClock) -> None:
+    one = member(store, clock)
+    for seconds in (None, 2.5, 0.0):
+        store.lease_seconds = seconds
+        await one.heartbeat()
+    assert store.leases_heard_of == [2.5, 0.0]
 
 
 async def test_one_heartbeat_joins_and_returns_the_stores_answer(store: ScriptedStore, clock: FakeClock) -> None:

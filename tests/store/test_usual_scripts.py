@@ -86,10 +86,20 @@ class Twins:
         took_short_way = reply[0] == "short"
         if took_short_way or self._count_events() == before:
             assert twin == reply[took_short_way:]
+            if took_short_way:
+                self._align()
             self.compare()
         else:  # the ids of events are times
             self.copy()
         return took_short_way
+
+    def _align(self) -> None:
+        """Give the other namespace the times of this one's last heartbeat, which a short way may not have noted."""
+        raw, meta, names = self.space.raw, self.space.keys.meta, ("heartbeat_at_ms", "reap_until_ms")
+        for name in names:
+            ours, theirs = raw.hget(meta, name), raw.hget(self._translated(meta), name)
+            assert 0 <= int(theirs or 0) - int(ours or 0) < NOTED_MS
+            raw.hset(self._translated(meta), name, ours or "")
 
     def _count_events(self) -> int:
         count: int = self.space.raw.xlen(self.space.keys.events)
@@ -230,6 +240,10 @@ async def test_heartbeats_make_many_leases_a_hash_table(space: Space) -> None:
 
 BEGUN_MS = 1_800_000_000_000
 HISTORY = "1" * 16
+NOTED_MS = 100
+"""For so long after a heartbeat that noted its time in `meta`, a short one does not."""
+LEASE_AT = 9
+"""Where the reply to a heartbeat has the lease of the leader."""
 CHECKED_MS = 500
 """For so long after a long heartbeat, a short one looks only at what it reads and writes."""
 ODD_META = (
@@ -314,6 +328,34 @@ def beat_at(space: Space, now_ms: int) -> list[str]:
     text = assemble("heartbeat").replace("redis.call('TIME')", clock)
     reply: list[str] = space.raw.eval(text, 1, space.keys.meta, *words, "", "", "", "1", "2", "3")
     return reply
+
+
+async def test_heartbeats_in_quick_succession_note_the_time_once(space: Space) -> None:
+    for now_ms in (BEGUN_MS, BEGUN_MS + 2000, BEGUN_MS + 4000, BEGUN_MS + 6000):
+        beat_at(space, now_ms)
+    noted = []
+    for later in (1, 50, NOTED_MS - 1, NOTED_MS, NOTED_MS + 1):
+        beat_at(space, BEGUN_MS + 6000 + later)
+        noted.append(int(space.raw.hget(space.keys.meta, "heartbeat_at_ms") or 0) - BEGUN_MS - 6000)
+        assert space.raw.zscore(space.keys.routers, ONE) == BEGUN_MS + 11_000 + later
+    assert noted == [0, 0, 0, NOTED_MS, NOTED_MS]
+    space.raw.hset(space.keys.meta, "panic_percent", "77")
+    beat_at(space, BEGUN_MS + 6000 + NOTED_MS + 2)
+    assert space.raw.hget(space.keys.meta, "panic_percent") == "0", "which all routers have in common"
+
+
+async def test_heartbeats_tell_how_long_the_lease_of_the_leader_lasts(space: Space) -> None:
+    key, short = space.keys.leader, 0
+    for now_ms in range(BEGUN_MS, BEGUN_MS + 8000, 400):
+        before = space.raw.hget(space.keys.meta, "checked_at_ms")
+        assert beat_at(space, now_ms)[LEASE_AT] == "", "no leader"
+        space.raw.hset(key, "router", TWO)
+        assert beat_at(space, now_ms + 1)[LEASE_AT] == "", "a lease without an end, which a campaign mends"
+        space.raw.pexpire(key, 60_000)
+        assert 50_000 < int(beat_at(space, now_ms + 2)[LEASE_AT]) <= 60_000
+        space.raw.delete(key)
+        short += space.raw.hget(space.keys.meta, "checked_at_ms") == before
+    assert 3 <= short < 18, "by the short way and by the long way"
 
 
 @pytest.mark.parametrize("name", WRONG_TYPES)
