@@ -6,8 +6,8 @@
 -- of `meta` is when it ran last. Only it looks at what a usual heartbeat neither reads nor writes: the types of other
 -- keys, other fields of `meta`, and routers whose expiry is too far ahead.
 --
--- In a large fleet heartbeats follow each other closely. One that comes within NOTED_MS of the last that did so does not
--- note its time in `meta` again.
+-- In a large fleet heartbeats follow each other closely. One that comes within NOTED_SHARE of an expiry (by default
+-- 0.1 s) after the last that noted its time in `meta` does not do so again.
 
 -- include lib/leader_lease.lua
 -- include lib/many_leases.lua
@@ -47,7 +47,7 @@ end
 
 -- Returns the reply, or nil if this heartbeat is not usual.
 local function send_usual()
-  local CHECKED_MS, NOTED_MS, FIRST_URL = 500, 100, 23
+  local CHECKED_MS, NOTED_SHARE, FIRST_URL = 500, 1 / 50, 23
   local key, expiry, cluster, panic_percent, probe_print = ARGV[1], tonumber(ARGV[2]), ARGV[19], ARGV[13], ARGV[11]
   local meta = #ARGV < FIRST_URL and ARGV[14] == '' and ARGV[17] == '' and redis.pcall('HMGET', KEYS[1], 'schema',
     'history_id', 'revision', 'probers_version', 'checked_at_ms', 'heartbeat_at_ms', 'reap_after_ms', 'cluster',
@@ -68,14 +68,17 @@ local function send_usual()
   end
   local namespace, now, expires = string.sub(KEYS[1], 1, -5), whole(now_ms), whole(now_ms + expiry)
   local routers, router, leases = namespace .. 'routers', namespace .. 'router:' .. key, namespace .. 'leases:' .. key
-  local is_noted = now_ms - beat_ms < NOTED_MS and meta[11] == panic_percent
+  local is_noted = now_ms - beat_ms < NOTED_SHARE * expiry and meta[11] == panic_percent
   local held = redis.pcall('HLEN', leases)
   if type(held) ~= 'number' or redis.pcall('ZCOUNT', routers, '-inf', now) ~= 0
     or not has_nothing_to_do(namespace, now) or not is_record_current(router) then
     return nil
   end
   local prober = table.concat({probe_print, ARGV[10], key}, ' ')
-  if (probe_print ~= '' and not extend(namespace .. 'probers', expires, prober)) or not extend(routers, expires, key) then
+  if probe_print ~= '' and not extend(namespace .. 'probers', expires, prober) then
+    return nil
+  end
+  if not extend(routers, expires, key) then
     return nil
   end
   if not is_noted then

@@ -367,9 +367,7 @@ async def test_a_follower_that_hears_of_renewals_does_not_campaign(
     await leader.stop()
 
 
-async def test_a_lease_longer_than_ones_own_does_not_keep_a_follower_waiting(
-    clock: FakeClock, lock: Lock, router: Router
-) -> None:
+async def test_a_lease_longer_than_ones_own_delays_no_campaign(clock: FakeClock, lock: Lock, router: Router) -> None:
     """Its end may lie in the future because the server's clock was set back. A campaign mends that."""
     leader = Router(lock, "leader")
     await leader.start()
@@ -381,9 +379,7 @@ async def test_a_lease_longer_than_ones_own_does_not_keep_a_follower_waiting(
     await leader.stop()
 
 
-async def test_a_lease_that_is_about_to_end_is_not_asked_for_without_a_pause(
-    clock: FakeClock, lock: Lock, router: Router
-) -> None:
+async def test_campaigns_near_the_end_of_a_lease_have_pauses(clock: FakeClock, lock: Lock, router: Router) -> None:
     lock.seize()
     await clock.advance(LEASE - 0.000_001)
     await router.start()
