@@ -58,7 +58,7 @@ local function send_usual()
   local schema, history, revision, probers_version, checked_ms, beat_ms, reap_after_ms = unpack(meta, 1, 7)
   local now_ms = server_now_ms()
   checked_ms, beat_ms = stored_number(checked_ms), stored_number(beat_ms)
-  local version_now = (history or '') .. '-' .. (probers_version or '0')
+  local version_now = table.concat({history or '', probers_version or '0'}, '-')
   if not (schema and can_use(schema) and history and string.match(revision or '', '^%d+%-%d+$'))
     or not checked_ms or checked_ms > now_ms or now_ms - checked_ms >= CHECKED_MS
     or not beat_ms or beat_ms > now_ms or now_ms - beat_ms > expiry / 2

@@ -102,6 +102,8 @@ NOT_FOR_A_MERE_RELEASE = {"replicas", "removed", "routers", "events", *OTHER_REA
 def refused_keys(command: str) -> list[str]:
     own = OWN_KEYS.get(command, {"replica_prefix"})
     ignored = IGNORED | ({"names"} if command in WITHOUT_NAMES else set())
+    if command == "heartbeat":
+        ignored |= {"leader"}  # it asks only how long that key lasts; see below
     names = [name for name in read_header(command).names("KEYS") if name not in ignored]
     return [name for name in names if not name.endswith("_prefix") or name in own]
 
@@ -171,6 +173,17 @@ async def test_a_key_of_another_type_is_refused_before_writing(space: Space, com
     await populate(space)
     for value in ("text", ["list"]):
         await expect_refusal(space, command, name, value)
+
+
+async def test_a_leader_key_of_another_type_stops_no_heartbeat(space: Space) -> None:
+    """Or no router would live because of it."""
+    await populate(space)
+    spoil(space, space.keys.leader, "text")
+    for lasting_ms in (None, 5000):
+        if lasting_ms:
+            space.raw.pexpire(space.keys.leader, lasting_ms)
+        heartbeat = await space.store.heartbeat(info("router~1"), expiry_seconds=60)
+        assert (heartbeat.leader_lease_seconds is not None) is bool(lasting_ms)
 
 
 @pytest.mark.parametrize(
