@@ -258,10 +258,11 @@ class Election:
     async def _wait_for_vacancy(self, held: Held) -> None:
         """Wait until the leader's lease can have ended, or the leader has resigned."""
         self._leased_until = self._clock.monotonic() + held.remaining_seconds
-        waited_until = -math.inf
-        while waited_until != self._leased_until and not self._vacancy.is_set():
-            waited_until = self._leased_until  # a renewal that is heard of meanwhile moves this
-            await wait_until(self._clock, waited_until + self._rng.random() * JITTER_SECONDS, self._vacancy)
+        while True:
+            deadline = self._leased_until + self._rng.random() * JITTER_SECONDS
+            await wait_until(self._clock, deadline, self._vacancy)
+            if self._vacancy.is_set() or self._clock.monotonic() >= self._leased_until:
+                return
 
     async def _serve(self, term: RunningTerm) -> None:
         if self._is_sitting_out:  # the event of the deposition arrived before the reply to the campaign
