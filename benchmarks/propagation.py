@@ -21,6 +21,7 @@ from shared_registry.aio.clock import SystemClock
 from shared_registry.embedded import EmbeddedServer
 from shared_registry.happenings import Emitter
 from shared_registry.mirror.mirror import Mirror
+from shared_registry.mirror.rest import Rest
 from shared_registry.model import Event, ProbeResult, Thresholds
 from shared_registry.selection.view import View
 from shared_registry.store.client import connect
@@ -113,7 +114,7 @@ async def _mirror(redis_url: str) -> AsyncIterator[Mirror]:
     mirror = Mirror(
         Reader(clients, Keys(NAMESPACE), timeout_seconds=settings.redis_timeout_seconds),
         View(),
-        refresh_seconds=settings.refresh_seconds,
+        rest=Rest(refresh_seconds=settings.refresh_seconds, clock=SystemClock()),
         max_staleness_seconds=None,
         clock=SystemClock(),
         rng=random.Random(),

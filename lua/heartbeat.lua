@@ -41,7 +41,7 @@
 --         probe_lag_ms … (url)
 -- RETURNS alive, history_id, revision, joined (0|1), leases held, is_partial (0|1), settling, milliseconds to the next
 --         expiry of an announced replica ('' if none is), probers_version, milliseconds that the leader's lease has
---         left ('' if there is no leader), probers that follow, prober…, expired router…
+--         left ('' if there is no leader), `mark` of meta, probers that follow, prober…, expired router…
 --         |  wrong_cluster, of the namespace, of the router  |  wrong_type …|wrong_schema …
 -- WRITES  meta replicas removed announced departing admin_by_name routers probers events router_prefix queue settling
 --         ready_primary ready_secondary full spare_primary spare_secondary spare_answered ejected replica_prefix
@@ -231,11 +231,12 @@ local _, _, _, is_partial = serve_queue(now_ms)
 local held = redis.call('HLEN', leases)
 spread_leases(leases, held)
 
-local history = redis.call('HMGET', keys.meta, 'history_id', 'revision', 'probers_version')
+local history = redis.call('HMGET', keys.meta, 'history_id', 'revision', 'probers_version', 'mark')
 local reply = {'alive', history[1], history[2] or '0-0', joined and '1' or '0', whole(held),
   (is_partial or are_more_ejected or are_more_silent) and '1' or '0',
   settling_of(key), next_expiry_ms and whole(math.max(next_expiry_ms, 0)) or '',
-  table.concat({history[1], history[3] or '0'}, '-'), leader_lease_ms(keys.leader), '0'}
+  table.concat({history[1], history[3] or '0'}, '-'), leader_lease_ms(keys.leader), history[4] or '',
+  '0'}
 if reply[9] ~= probers_version then
   local probers = redis.call('ZRANGE', keys.probers, 0, -1)
   reply[#reply] = whole(#probers)

@@ -51,7 +51,7 @@ local function send_usual()
   local key, expiry, cluster, panic_percent, probe_print = ARGV[1], tonumber(ARGV[2]), ARGV[19], ARGV[13], ARGV[11]
   local meta = #ARGV < FIRST_URL and ARGV[14] == '' and ARGV[17] == '' and redis.pcall('HMGET', KEYS[1], 'schema',
     'history_id', 'revision', 'probers_version', 'checked_at_ms', 'heartbeat_at_ms', 'reap_after_ms', 'cluster',
-    'returns_all', 'settling', 'panic_percent')
+    'returns_all', 'settling', 'panic_percent', 'mark')
   if not meta or meta.err then
     return nil
   end
@@ -88,5 +88,5 @@ local function send_usual()
   redis.call('HSET', router, 'view_age_ms', ARGV[20], 'probe_age_ms', ARGV[21], 'probe_lag_ms', ARGV[22])
   spread_leases(leases, held)
   local lease_ms = leader_lease_ms(namespace .. 'leader')
-  return {'alive', history, revision, '0', whole(held), '0', '', '', version_now, lease_ms, '0'}
+  return {'alive', history, revision, '0', whole(held), '0', '', '', version_now, lease_ms, meta[12] or '', '0'}
 end

@@ -3,7 +3,8 @@
 It reads everything again after a gap. A gap is one of these:
 
 - an event whose predecessor is not the mirror's last event: another revision, or the same with another mark;
-- a polled revision, lower or higher than the mirror's, without events that lead to it;
+- a polled revision, lower or higher than the mirror's, without events that lead to it; replies to heartbeats name the
+  revision too, and one that is not the mirror's leads to a poll (see `rest`);
 - the mirror's revision with another mark, because the server lost the event and gave its id to another one;
 - an own write that the event stream does not carry, because a failover lost it;
 - another history id;
@@ -42,6 +43,7 @@ from shared_registry.happenings import (
     ViewStale,
 )
 from shared_registry.mirror.own_writes import OwnWrites
+from shared_registry.mirror.rest import Rest
 from shared_registry.mirror.stream_lag import StreamLag
 from shared_registry.model import (
     ORIGIN,
@@ -57,6 +59,7 @@ from shared_registry.model import (
 from shared_registry.selection.view import View
 from shared_registry.store.reader import Gap, Head, Reader, Snapshot
 from shared_registry.store.reads import ENTRIES_AT_ONCE
+from shared_registry.store.replies import Heartbeat
 
 HISTORY, MISSED, REPAIRED, DAMAGED = "history", "missed", "repaired", "damaged"
 EMPTY = "the namespace is empty: Redis lost its data, and no router has begun anew yet"
@@ -68,6 +71,8 @@ OBJECTS_A_CHANGE = 2
 BURST_CHANGES = 10
 BURST_SECONDS = 0.02
 """After so many changes at once, more are let come for so long. In a burst most of the cost is that of many reads."""
+DOUBTED_SHARE = 0.75
+"""After this share of `max_staleness_seconds` without a word, a long wait for events ends: a poll may succeed."""
 REPLICAS_A_SECOND = 2000
 """How many replicas refreshes read a second at most. More would take a large part of a core for what changes little."""
 logger = logging.getLogger(__name__)
@@ -98,7 +103,7 @@ class Mirror:
         reader: Reader,
         view: View,
         *,
-        refresh_seconds: float,
+        rest: Rest,
         max_staleness_seconds: float | None,
         clock: Clock,
         rng: random.Random,
@@ -110,7 +115,8 @@ class Mirror:
         Args:
             reader: Reads the shared state from Redis.
             view: The view to keep current; it may already show the configured replicas.
-            refresh_seconds: How long to wait for an event before polling, and the minimum time between refreshes.
+            rest: How long to wait for an event before polling. Its `refresh_seconds` are also the minimum time between
+                refreshes.
             max_staleness_seconds: No replica is selected from a view older than this; `None` for no limit.
             clock: For ages and waits.
             rng: For jitter.
@@ -132,7 +138,7 @@ class Mirror:
         self.stream_lag = StreamLag()
         self.emitter = emitter
         self._reader = reader
-        self._refresh_seconds = refresh_seconds
+        self._refresh_seconds = rest.refresh_seconds
         self._max_staleness_seconds = max_staleness_seconds
         self._clock = clock
         self._backoff = Backoff(rng=rng)
@@ -146,6 +152,7 @@ class Mirror:
         self._trouble: str | None = None
         self._own_writes = OwnWrites()
         self._is_contributing = False
+        self._rest = rest
 
     @property
     def age_seconds(self) -> float | None:
@@ -260,6 +267,7 @@ class Mirror:
         async with asyncio.TaskGroup() as group:
             if self._max_staleness_seconds is not None:
                 group.create_task(self._watch_staleness(self._max_staleness_seconds))
+            group.create_task(self._rest.run())
             has_gap = False
             while True:
                 try:
@@ -272,6 +280,26 @@ class Mirror:
                 except StoreError as error:
                     self._report_trouble(error)
                     await self._clock.sleep(self._backoff.next_seconds())
+
+    def hear(self, heartbeat: Heartbeat | None) -> None:
+        """Take the reply to a heartbeat in place of a poll: it names the last event. `None` for a failed heartbeat.
+
+        While heartbeats confirm the view, polls are fewer. If one does not, and the event that it names does not come
+        soon, there is a poll at once.
+        """
+        is_current = (
+            heartbeat is not None
+            and heartbeat.history_id == self.history_id
+            and self._is_last(heartbeat.revision, heartbeat.mark)
+            and not self._own_writes.pending()
+            and self._trouble is None
+        )
+        if is_current:
+            self._rest.confirm()
+            self.view.look_at_clock()
+            self._confirm()
+        else:
+            self._rest.doubt()
 
     async def refresh(self, *, at_once: bool = False) -> None:
         """Read the data that the event stream does not carry: probe times, counters and loads.
@@ -348,11 +376,15 @@ class Mirror:
         """
         is_at_rest = True
         while True:
-            if self._clock.monotonic() - self._polled_at >= self._refresh_seconds:
+            if self._clock.monotonic() - self._polled_at >= self._rest.poll_seconds:
                 await self._poll()
             head = None
             if is_at_rest:
-                events, head = await self._reader.wait_at_rest(after=self.revision, seconds=self._refresh_seconds)
+                waited = await self._rest.wait(self._wait_at_rest)
+                if waited is None:
+                    self._polled_at = -math.inf
+                    continue
+                events, head = waited
             else:
                 events = await self._reader.wait_events(after=self.revision, seconds=self._refresh_seconds)
             await self._advance(events)
@@ -363,6 +395,9 @@ class Mirror:
             if len(events) < ENTRIES_AT_ONCE and sum(map(_size, events)) >= BURST_CHANGES:
                 await self._clock.sleep(BURST_SECONDS)
 
+    def _wait_at_rest(self, seconds: float) -> Awaitable[tuple[list[Event], Head | None]]:
+        return self._reader.wait_at_rest(after=self.revision, seconds=seconds)
+
     async def _poll(self) -> None:
         expected = self._own_writes.pending()
         head, events = await self._reader.poll(after=self.revision)
@@ -370,7 +405,7 @@ class Mirror:
             raise StoreUnavailable(EMPTY)
         if head.history_id != self.history_id:
             raise Gap(HISTORY)
-        if not events and not self._is_at(head):
+        if not events and not self._is_last(head.revision, head.mark):
             raise Gap(MISSED)
         self._polled_at = self._clock.monotonic()
         await self._advance(events)
@@ -381,7 +416,8 @@ class Mirror:
 
     def _take_head(self, head: Head) -> None:
         """Save the next poll if the head is what the view shows. Otherwise that poll finds out what has changed."""
-        if head.history_id == self.history_id and self._is_at(head) and not self._own_writes.pending():
+        is_current = head.history_id == self.history_id and self._is_last(head.revision, head.mark)
+        if is_current and not self._own_writes.pending():
             self._polled_at = self._clock.monotonic()
             self.is_settling = head.is_settling
             self.view.look_at_clock()
@@ -414,10 +450,10 @@ class Mirror:
             raise Gap(DAMAGED)
         self._confirm()
 
-    def _is_at(self, head: Head) -> bool:
+    def _is_last(self, revision: str, mark: str) -> bool:
         """Return whether the view includes exactly the events up to this one."""
-        is_same_mark = not head.mark or self.mark in ("", head.mark)
-        return head.revision == self.revision and is_same_mark
+        is_same_mark = not mark or self.mark in ("", mark)
+        return revision == self.revision and is_same_mark
 
     def _written_after(self, head: Head) -> list[Event]:
         """Return own writes that are later than a full read. Return none if the history or the revision went back."""
@@ -489,11 +525,15 @@ class Mirror:
                 self.emitter.emit(StoreFailed(at=time.time(), kind=self._trouble, error=str(error)))
 
     async def _watch_staleness(self, limit_seconds: float) -> None:
+        doubted_seconds = DOUBTED_SHARE * limit_seconds
         while True:
             age = self.age_seconds or 0.0
             if age >= limit_seconds and not self.is_stale:
                 self._mark_stale(is_stale=True)
-            await self._clock.sleep(limit_seconds - age if age < limit_seconds else self._refresh_seconds)
+            if age >= doubted_seconds:
+                self._rest.doubt()
+            next_age = next((one for one in (doubted_seconds, limit_seconds) if age < one), age + self._refresh_seconds)
+            await self._clock.sleep(next_age - age)
 
     def _mark_stale(self, *, is_stale: bool) -> None:
         self.is_stale = is_stale

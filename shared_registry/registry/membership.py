@@ -33,11 +33,11 @@ class HeartbeatHooks(NamedTuple):
     Attributes:
         measure: Adds to the description what this router measures of itself: whether it can connect to replicas, and
             ages. Called once, before the heartbeat.
-        on_lease: Hears from the reply how many seconds the lease of the leader has left, if there is a leader.
+        on_end: Receives the reply, or `None` if the heartbeat failed.
     """
 
     measure: Callable[[RouterInfo], RouterInfo]
-    on_lease: Callable[[float], None]
+    on_end: Callable[[Heartbeat | None], None]
 
 
 class Membership:
@@ -137,12 +137,12 @@ class Membership:
             )
         except StoreError as error:
             end_heartbeat(error)
+            self._hooks.on_end(None)
             raise
         end_heartbeat(heartbeat)
         self._probers.alive_until = sent_at + self._expiry_seconds
         self._are_announced = heartbeat.next_expiry_seconds is not None
-        if heartbeat.leader_lease_seconds is not None:
-            self._hooks.on_lease(heartbeat.leader_lease_seconds)
+        self._hooks.on_end(heartbeat)
         if heartbeat.probers is not None:
             self._probers.update(heartbeat.probers_version, heartbeat.probers)
         return heartbeat

@@ -19,6 +19,7 @@ from shared_registry.mirror.ejections import Ejections
 from shared_registry.mirror.load_updates import LoadUpdates
 from shared_registry.mirror.mirror import Mirror
 from shared_registry.mirror.news import News
+from shared_registry.mirror.rest import CONFIRMED_PERIODS, Rest
 from shared_registry.mirror.restoration import restore_view
 from shared_registry.mirror.slow_start import SlowStart
 from shared_registry.model import RouterInfo
@@ -34,6 +35,7 @@ from shared_registry.store import client
 from shared_registry.store.client import Client, Clients
 from shared_registry.store.commands import Store
 from shared_registry.store.keys import Keys
+from shared_registry.store.replies import Heartbeat
 from shared_registry.store.writability import Writability
 
 
@@ -100,8 +102,10 @@ def build_parts(
             probe_lag_seconds=counts.take_worst_lag(),
         )
 
-    def hear_of_lease(remaining_seconds: float) -> None:
-        health_checks.hear_of_lease(remaining_seconds)
+    def hear(heartbeat: Heartbeat | None) -> None:
+        mirror.hear(heartbeat)
+        if heartbeat is not None and heartbeat.leader_lease_seconds is not None:
+            health_checks.hear_of_lease(heartbeat.leader_lease_seconds)
 
     async def testify(key: str, *, probed_at: float) -> None:
         await outcomes.testify(key, probed_at=probed_at)
@@ -125,7 +129,7 @@ def build_parts(
         settings,
         settler=placement.settler,
         probers=probers,
-        hooks=HeartbeatHooks(measure, hear_of_lease),
+        hooks=HeartbeatHooks(measure, hear),
         clock=clock,
         rng=rng,
     )
@@ -208,7 +212,7 @@ def _shared_state(
     mirror = Mirror(
         reader,
         view,
-        refresh_seconds=settings.refresh_seconds,
+        rest=Rest(refresh_seconds=settings.refresh_seconds, heartbeat_seconds=settings.heartbeat_seconds, clock=clock),
         max_staleness_seconds=settings.max_staleness_seconds,
         clock=clock,
         rng=rng,
@@ -254,7 +258,7 @@ def clients_of(settings: RouterConfig, redis: Client | None) -> Clients:
     return client.connect(
         settings.redis_url,
         timeout_seconds=settings.redis_timeout_seconds,
-        block_seconds=settings.refresh_seconds,
+        block_seconds=CONFIRMED_PERIODS * settings.refresh_seconds,
         key=Keys(settings.namespace).meta,
         name=settings.router_id,
     )

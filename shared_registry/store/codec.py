@@ -39,6 +39,12 @@ def milliseconds(seconds: float) -> str:
     return str(round(seconds * 1000))
 
 
+def mark_of(text: str, revision: str) -> str:
+    """Return the mark of an event by `mark` of `meta`; empty if it has none, or if `mark` is that of another event."""
+    marked, _, mark = text.partition(" ")
+    return mark if marked == revision else ""
+
+
 def parse_record(key: str, fields: Mapping[str, str], revision: str | None = None) -> ReplicaRecord:
     """Return the record in a replica's hash, or in an event about the replica.
 

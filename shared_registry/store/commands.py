@@ -39,7 +39,7 @@ from shared_registry.store.answers import (
 )
 from shared_registry.store.channel import Channel, Reply
 from shared_registry.store.client import Client, Clients
-from shared_registry.store.codec import milliseconds, parse_events, parse_probers
+from shared_registry.store.codec import mark_of, milliseconds, parse_events, parse_probers
 from shared_registry.store.discovering import DiscoveryCommands
 from shared_registry.store.keys import Keys
 from shared_registry.store.lane import Lane
@@ -269,8 +269,8 @@ class Store(LeaderCommands, RegistrationCommands, AnnouncementCommands, Discover
             raise
         if self._writability is not None:
             self._writability.accepted()
-        history_id, revision, joined, leases, partial, settling, next_ms, version, lease_ms = reply.values[:9]
-        count, *names = reply.values[9:]
+        history_id, revision, joined, leases, partial, settling, next_ms, version, lease_ms, mark = reply.values[:10]
+        count, *names = reply.values[10:]
         probers = None if version == probers_version else parse_probers(names[: int(count)])
         expired = names[int(count) :]
         return Heartbeat(
@@ -285,6 +285,7 @@ class Store(LeaderCommands, RegistrationCommands, AnnouncementCommands, Discover
             settling=settling,
             next_expiry_seconds=int(next_ms) / 1000 if next_ms else None,
             leader_lease_seconds=int(lease_ms) / 1000 if lease_ms else None,
+            mark=mark_of(mark, revision),
         )
 
     async def reap(

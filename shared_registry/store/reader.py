@@ -18,7 +18,7 @@ from shared_registry.errors import KeyConflict
 from shared_registry.model import ORIGIN, AdminState, Event, Leader, Plan, Removal, ReplicaRecord
 from shared_registry.store.channel import bounded
 from shared_registry.store.client import Clients
-from shared_registry.store.codec import known_events, parse_event, parse_leader, parse_plan, parse_record
+from shared_registry.store.codec import known_events, mark_of, parse_event, parse_leader, parse_plan, parse_record
 from shared_registry.store.failover import is_lost
 from shared_registry.store.figure_reader import FigureReader
 from shared_registry.store.keys import Keys
@@ -406,13 +406,12 @@ async def _parsed(entries: Sequence[tuple[str, dict[str, str]]]) -> list[Event]:
 def _head(values: Sequence[str | None]) -> Head:
     schema, history_id, revision, epoch, mark, cluster, settling = values
     expect_schema(schema)
-    marked, _, mark = (mark or "").partition(" ")
     try:
         number = int(epoch or 0)
     except ValueError:
         raise KeyConflict(f"meta: field epoch holds {epoch!r}; run `shared-registry check`") from None
-    mark = mark if marked == revision else ""
-    return Head(history_id, revision or ORIGIN, number, mark, cluster or "", is_settling=bool(settling))
+    marked = mark_of(mark or "", revision or "")
+    return Head(history_id, revision or ORIGIN, number, marked, cluster or "", is_settling=bool(settling))
 
 
 def _advance(records: dict[str, ReplicaRecord], removed: dict[str, Removal], event: Event) -> None:

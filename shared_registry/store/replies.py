@@ -101,6 +101,7 @@ class Heartbeat:
         next_expiry_seconds: In how many seconds the next announced replica expires unless its instance sends a
             heartbeat; `None` if none is announced.
         leader_lease_seconds: How much time the lease of the leader has left; `None` if there is no leader.
+        mark: The mark of the last event; empty if that has none.
     """
 
     history_id: str
@@ -114,6 +115,7 @@ class Heartbeat:
     settling: str = ""
     next_expiry_seconds: float | None = None
     leader_lease_seconds: float | None = None
+    mark: str = ""
 
 
 class Departure(enum.Enum):

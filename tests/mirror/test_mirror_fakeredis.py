@@ -13,6 +13,7 @@ from shared_registry.aio.clock import SystemClock
 from shared_registry.happenings import Emitter
 from shared_registry.leases.ledger import new_lease_id
 from shared_registry.mirror.mirror import Mirror
+from shared_registry.mirror.rest import Rest
 from shared_registry.model import AdminState, ReplicaEndpoint, ReplicaStatus, Source, Term
 from shared_registry.selection.view import View
 from shared_registry.store.answers import new_token
@@ -34,7 +35,7 @@ class Router:
         self.mirror = Mirror(
             space.reader,
             self.view,
-            refresh_seconds=REFRESH,
+            rest=Rest(refresh_seconds=REFRESH, clock=SystemClock()),
             max_staleness_seconds=None,
             clock=SystemClock(),
             rng=random.Random(1),

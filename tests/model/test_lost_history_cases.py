@@ -13,6 +13,7 @@ from shared_registry.aio.clock import SystemClock
 from shared_registry.happenings import Emitter
 from shared_registry.mirror import restoration
 from shared_registry.mirror.mirror import Mirror
+from shared_registry.mirror.rest import Rest
 from shared_registry.mirror.restoration import restore_view
 from shared_registry.model import AdminState, Event, Source
 from shared_registry.selection.view import View
@@ -31,7 +32,7 @@ async def seen(space: Space) -> Mirror:
     mirror = Mirror(
         space.reader,
         View(),
-        refresh_seconds=1.0,
+        rest=Rest(refresh_seconds=1.0, clock=SystemClock()),
         max_staleness_seconds=None,
         clock=SystemClock(),
         rng=random.Random(1),

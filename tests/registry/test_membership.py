@@ -51,8 +51,7 @@ class ScriptedStore:
         self.latency = 0.0
         self.unserved = 0
         self.known_history = self.word = ""
-        self.lease_seconds: float | None = None
-        self.leases_heard_of: list[float] = []
+        self.replies: list[Heartbeat | None] = []
         self._clock = clock
 
     async def heartbeat(
@@ -80,7 +79,6 @@ class ScriptedStore:
             joined,
             list(self.expired),
             is_partial=self.unserved >= 0,
-            leader_lease_seconds=self.lease_seconds,
         )
 
     async def reap(
@@ -138,7 +136,7 @@ def member(store: ScriptedStore, clock: FakeClock) -> Membership:
         SETTINGS,
         settler=cast("Settler", store),
         probers=ProberList(router=INFO.key, machine="m"),
-        hooks=HeartbeatHooks(lambda info: replace(info, view_age_seconds=0.5), store.leases_heard_of.append),
+        hooks=HeartbeatHooks(lambda info: replace(info, view_age_seconds=0.5), store.replies.append),
         clock=clock,
         rng=random.Random(1),
     )
@@ -153,12 +151,13 @@ async def running(store: ScriptedStore, clock: FakeClock) -> AsyncIterator[async
     assert task.cancelled()
 
 
-async def test_heartbeats_hear_how_long_the_lease_of_the_leader_lasts(store: ScriptedStore, clock: FakeClock) -> None:
+async def test_replies_and_failures_of_heartbeats_reach_the_hook(store: ScriptedStore, clock: FakeClock) -> None:
     one = member(store, clock)
-    for seconds in (None, 2.5, 0.0):
-        store.lease_seconds = seconds
+    first = await one.heartbeat()
+    store.error = StoreUnavailable("away")
+    with pytest.raises(StoreUnavailable):
         await one.heartbeat()
-    assert store.leases_heard_of == [2.5, 0.0]
+    assert store.replies == [first, None]
 
 
 async def test_one_heartbeat_joins_and_returns_the_stores_answer(store: ScriptedStore, clock: FakeClock) -> None:

@@ -10,8 +10,10 @@ from dataclasses import replace
 
 from shared_registry.happenings import Emitter
 from shared_registry.mirror.mirror import Mirror
+from shared_registry.mirror.rest import Rest
 from shared_registry.model import Event, Leader, Replica
 from shared_registry.selection.view import View
+from shared_registry.store.replies import Heartbeat
 from tests.support.fake_clock import FakeClock
 from tests.support.scripted_reader import History, ScriptedReader, url_of
 
@@ -21,7 +23,9 @@ REFRESH = 1.0
 class MirroringRouter:
     """A mirror under test, what it was told to do on a lost history, and what it told its listeners."""
 
-    def __init__(self, clock: FakeClock, history: History, *, max_staleness: float | None = None) -> None:
+    def __init__(
+        self, clock: FakeClock, history: History, *, max_staleness: float | None = None, heartbeat: float = REFRESH
+    ) -> None:
         self.clock = clock
         self.reader = ScriptedReader(clock, history)
         self.lost: list[tuple[str | None, list[str]]] = []
@@ -31,7 +35,7 @@ class MirroringRouter:
         self.mirror = Mirror(
             self.reader.as_reader(),
             self.view,
-            refresh_seconds=REFRESH,
+            rest=Rest(refresh_seconds=REFRESH, heartbeat_seconds=heartbeat, clock=clock),
             max_staleness_seconds=max_staleness,
             clock=clock,
             rng=random.Random(1),
@@ -50,6 +54,17 @@ class MirroringRouter:
             self.task.cancel()
             await asyncio.wait([self.task])
             assert self.task.cancelled(), self.task
+
+    def hear(self) -> None:
+        """Take the reply to a heartbeat that Redis has just answered."""
+        history = self.reader.history
+        self.mirror.hear(Heartbeat(history.history_id or "", history.revision, joined=False, expired=()))
+
+    async def send_heartbeats(self, count: int) -> None:
+        """Let time pass, with a heartbeat each REFRESH, and none at the end."""
+        for _ in range(count):
+            self.hear()
+            await self.clock.advance(REFRESH)
 
     def shown(self) -> list[str]:
         return [replica.key for replica in self.view.all()]
@@ -97,9 +112,9 @@ def three_healthy() -> History:
 
 @contextlib.asynccontextmanager
 async def following(
-    clock: FakeClock, history: History, *, max_staleness: float | None = None
+    clock: FakeClock, history: History, *, max_staleness: float | None = None, heartbeat: float = REFRESH
 ) -> AsyncIterator[MirroringRouter]:
-    router = MirroringRouter(clock, history, max_staleness=max_staleness)
+    router = MirroringRouter(clock, history, max_staleness=max_staleness, heartbeat=heartbeat)
     await router.start()
     try:
         yield router

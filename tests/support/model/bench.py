@@ -15,6 +15,7 @@ from shared_registry.aio.clock import SystemClock
 from shared_registry.happenings import Emitter
 from shared_registry.mirror import restoration
 from shared_registry.mirror.mirror import Mirror
+from shared_registry.mirror.rest import Rest
 from shared_registry.model import Event, Replica, ReplicaRecord
 from shared_registry.selection.view import View
 from shared_registry.store import client
@@ -112,7 +113,7 @@ class Router:
         self.mirror = Mirror(
             bench.reader,
             View(),
-            refresh_seconds=REFRESH_SECONDS,
+            rest=Rest(refresh_seconds=REFRESH_SECONDS, clock=SystemClock()),
             max_staleness_seconds=None,
             clock=SystemClock(),
             rng=random.Random(1),

@@ -135,7 +135,7 @@ RULES = {
     "a mirror compares the marks of events": Rule(
         (
             Python("shared_registry.model.events:Event.follows", "and (not mark or", "and (True or"),
-            Python(f"{MIRROR}._is_at", "self.revision and is_same_mark", "self.revision"),
+            Python(f"{MIRROR}._is_last", "self.revision and is_same_mark", "self.revision"),
         ),
         (Kind.CLOCK, Kind.FAILOVER, Kind.DRAIN, Kind.ENABLE),
     ),
