@@ -26,7 +26,7 @@ async def resting(clock: FakeClock, router: MirroringRouter) -> MirroringRouter:
     return router
 
 
-async def test_confirmed_at_rest_polls_are_few_and_the_view_no_older(
+async def test_confirmed_at_rest_polls_are_few(
     clock: FakeClock, resting: MirroringRouter
 ) -> None:
     for _ in range(60):
