@@ -68,11 +68,12 @@ class Rest:
         """
         if not self._is_confirmed:
             return await read(self.refresh_seconds)
+        scope = self._long_wait = asyncio.timeout(None)
         try:
-            async with asyncio.timeout(None) as self._long_wait:
+            async with scope:
                 return await read(self.poll_seconds)
         except TimeoutError:
-            if self._long_wait is None or not self._long_wait.expired():
+            if not scope.expired():
                 raise
             return None
         finally:
@@ -86,5 +87,5 @@ class Rest:
             doubted = self._long_wait
             await self._clock.sleep(min(UNSEEN_SECONDS, UNSEEN_SHARE * self.refresh_seconds))
             if doubted is not None and doubted is self._long_wait:
-                self._is_confirmed = False
+                self._is_confirmed, self._long_wait = False, None  # it ends once, however long its end takes
                 doubted.reschedule(asyncio.get_running_loop().time())

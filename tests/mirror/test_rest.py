@@ -26,9 +26,7 @@ async def resting(clock: FakeClock, router: MirroringRouter) -> MirroringRouter:
     return router
 
 
-async def test_confirmed_at_rest_polls_are_few(
-    clock: FakeClock, resting: MirroringRouter
-) -> None:
+async def test_confirmed_at_rest_polls_are_few(clock: FakeClock, resting: MirroringRouter) -> None:
     for _ in range(60):
         await resting.send_heartbeats(1)
         assert resting.mirror.age_seconds is not None
@@ -195,6 +193,28 @@ async def test_a_doubt_of_one_wait_does_not_end_the_next(clock: FakeClock) -> No
     await clock.advance(UNSEEN_SECONDS)
     assert await second is None
     assert wait.seconds == [3.0, 3.0]
+    running.cancel()
+
+
+async def test_a_wait_that_ends_slowly_is_ended_once(clock: FakeClock) -> None:
+    async def read(_: float) -> str:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            await clock.sleep(4 * UNSEEN_SECONDS)
+        return "read"
+
+    rest = Rest(refresh_seconds=1.0, heartbeat_seconds=1.0, clock=clock)
+    running = asyncio.ensure_future(rest.run())
+    rest.confirm()
+    waiting = asyncio.ensure_future(rest.wait(read))
+    await clock.settle()
+    for _ in range(3):
+        rest.doubt()
+        await clock.advance(UNSEEN_SECONDS)
+    assert [running.done(), waiting.done()] == [False, False]
+    await clock.advance(4 * UNSEEN_SECONDS)
+    assert await waiting is None
     running.cancel()
 
 
