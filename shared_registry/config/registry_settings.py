@@ -248,8 +248,8 @@ class RegistrySettings:
     refresh_seconds: Period = DEFAULT_REFRESH_SECONDS
     """Seconds between two checks that this router's mirror still follows the shared state. It is also the shortest
     time between two reads of values that the event stream does not carry (latencies, in_flight). Changes themselves
-    arrive at once; this setting limits how long a lost change goes unnoticed. Each check costs one small read. A
-    heartbeat is such a check too, so that reads are fewer if `heartbeat_seconds` is no longer than this."""
+    arrive at once, and a lost change is noticed by the next check. Each check costs one small read. A heartbeat is such
+    a check too: if `heartbeat_seconds` is no longer than this, only every third read remains."""
 
     max_staleness_seconds: Seconds | None = None
     """Age of the mirror, in seconds without a response from Redis, from which `select()` returns nothing. None by

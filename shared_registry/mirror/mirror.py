@@ -150,6 +150,7 @@ class Mirror:
         self._refreshed_at: float | None = None
         self._refreshing: asyncio.Task[None] | None = None
         self._trouble: str | None = None
+        self._has_gap = False
         self._own_writes = OwnWrites()
         self._is_contributing = False
         self._rest = rest
@@ -268,15 +269,15 @@ class Mirror:
             if self._max_staleness_seconds is not None:
                 group.create_task(self._watch_staleness(self._max_staleness_seconds))
             group.create_task(self._rest.run())
-            has_gap = False
+            self._has_gap = False
             while True:
                 try:
-                    if has_gap:
+                    if self._has_gap:
                         await self._reload()
-                        has_gap = False
+                        self._has_gap = False
                     await self._follow()
                 except Gap as gap:
-                    has_gap, self.gap = True, str(gap)
+                    self._has_gap, self.gap = True, str(gap)
                 except StoreError as error:
                     self._report_trouble(error)
                     await self._clock.sleep(self._backoff.next_seconds())
@@ -293,6 +294,7 @@ class Mirror:
             and self._is_last(heartbeat.revision, heartbeat.mark)
             and not self._own_writes.pending()
             and self._trouble is None
+            and not self._has_gap
         )
         if is_current:
             self._rest.confirm()
@@ -422,6 +424,8 @@ class Mirror:
             self.is_settling = head.is_settling
             self.view.look_at_clock()
             self._confirm()
+        else:
+            self._rest.doubt()
 
     async def _advance(self, events: Sequence[Event]) -> None:
         """Apply events of the stream up to the first gap. Other tasks run in between; the view is as of one event then.

@@ -38,6 +38,7 @@ class Rest:
         self._clock = clock
         self._is_confirmed = False
         self._is_doubted = asyncio.Event()
+        self._doubted: asyncio.Timeout | None = None
         self._long_wait: asyncio.Timeout | None = None
 
     @property
@@ -50,7 +51,7 @@ class Rest:
         self._is_confirmed = self._are_frequent
 
     def doubt(self) -> None:
-        """Take note that a heartbeat has failed, or has named another event than the view shows.
+        """Take note that a heartbeat has failed, or that Redis has named another event than the view shows.
 
         Usually that event is on its way. A long wait is ended if it goes on for `UNSEEN_SECONDS`, or a
         part of `refresh_seconds` if that is short.
@@ -58,6 +59,7 @@ class Rest:
         if self._long_wait is None:
             self._is_confirmed = False
         else:
+            self._doubted = self._long_wait
             self._is_doubted.set()
 
     async def wait(self, read: Callable[[float], Awaitable[T]]) -> T | None:
@@ -84,7 +86,7 @@ class Rest:
         while True:
             await self._is_doubted.wait()
             self._is_doubted.clear()
-            doubted = self._long_wait
+            doubted = self._doubted
             await self._clock.sleep(min(UNSEEN_SECONDS, UNSEEN_SHARE * self.refresh_seconds))
             if doubted is not None and doubted is self._long_wait:
                 self._is_confirmed, self._long_wait = False, None  # it ends once, however long its end takes

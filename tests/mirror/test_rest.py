@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from shared_registry.mirror.rest import CONFIRMED_PERIODS, UNSEEN_SECONDS, Rest
-from shared_registry.model import ReplicaStatus
+from shared_registry.model import EventKind, ReplicaStatus
 from shared_registry.store.replies import Heartbeat
 from tests.support.fake_clock import FakeClock
 from tests.support.mirroring_router import REFRESH, MirroringRouter, following
@@ -161,6 +161,33 @@ async def test_a_view_is_polled_before_it_counts_as_too_old(clock: FakeClock, hi
         assert router.is_equal
 
 
+async def test_a_view_that_must_be_read_anew_is_not_confirmed(
+    clock: FakeClock, history: History, resting: MirroringRouter
+) -> None:
+    resting.reader.snapshot_gate.clear()
+    history.emit(EventKind.NAMESPACE_REPAIRED)
+    await resting.send_heartbeats(5)
+    assert resting.mirror.age_seconds is not None
+    assert resting.mirror.age_seconds >= 5 * REFRESH
+    resting.reader.snapshot_gate.set()
+    await clock.settle()
+    assert resting.mirror.age_seconds == 0
+    await resting.send_heartbeats(2)
+    assert resting.mirror.age_seconds <= REFRESH
+
+
+async def test_doubts_count_also_where_no_wait_lasts_long(
+    clock: FakeClock, history: History, resting: MirroringRouter
+) -> None:
+    resting.reader.longest_wait_seconds = UNSEEN_SECONDS / 2  # as with a client that has a short time limit
+    await resting.send_heartbeats(CONFIRMED_PERIODS)
+    history.heal(1)
+    history.events.clear()
+    resting.hear()
+    await clock.advance(REFRESH + UNSEEN_SECONDS)
+    assert resting.is_equal
+
+
 class Wait:
     """A read that returns when told to."""
 
@@ -193,6 +220,25 @@ async def test_a_doubt_of_one_wait_does_not_end_the_next(clock: FakeClock) -> No
     await clock.advance(UNSEEN_SECONDS)
     assert await second is None
     assert wait.seconds == [3.0, 3.0]
+    running.cancel()
+
+
+async def test_doubts_in_quick_succession_end_no_later_wait(clock: FakeClock) -> None:
+    rest, wait = Rest(refresh_seconds=1.0, heartbeat_seconds=1.0, clock=clock), Wait()
+    running = asyncio.ensure_future(rest.run())
+    rest.confirm()
+    first = asyncio.ensure_future(rest.wait(wait))
+    await clock.settle()
+    for _ in range(2):
+        rest.doubt()
+        await clock.advance(UNSEEN_SECONDS / 4)
+    wait.ends.set()
+    assert await first == "read"
+    wait.ends.clear()
+    second = asyncio.ensure_future(rest.wait(wait))
+    await clock.advance(4 * UNSEEN_SECONDS)
+    assert not second.done()
+    second.cancel()
     running.cancel()
 
 

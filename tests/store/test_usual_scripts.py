@@ -244,6 +244,7 @@ NOTED_MS = 100
 """For so long after a heartbeat that noted its time in `meta`, a short one does not, with an expiry of 5 s."""
 LEASE_AT = 9
 """Where the reply to a heartbeat has the lease of the leader."""
+REVISION_AT, MARK_AT = 2, LEASE_AT + 1
 CHECKED_MS = 500
 """For so long after a long heartbeat, a short one looks only at what it reads and writes."""
 ODD_META = (
@@ -378,6 +379,20 @@ async def test_heartbeats_tell_how_long_the_lease_of_the_leader_lasts(space: Spa
         space.raw.delete(key)
         short += space.raw.hget(space.keys.meta, "checked_at_ms") == before
     assert 3 <= short < 18, "by the short way and by the long way"
+
+
+async def test_heartbeats_report_the_last_event_and_its_mark(space: Space) -> None:
+    short = 0
+    for now_ms in range(BEGUN_MS, BEGUN_MS + 8000, 400):
+        before = space.raw.hget(space.keys.meta, "checked_at_ms")
+        reply = beat_at(space, now_ms)
+        assert reply[REVISION_AT] == space.raw.hget(space.keys.meta, "revision")
+        assert reply[MARK_AT].startswith(f"{reply[REVISION_AT]} ")
+        assert reply[MARK_AT] == space.raw.hget(space.keys.meta, "mark")
+        short += space.raw.hget(space.keys.meta, "checked_at_ms") == before
+    assert 1 <= short < 20, "by the short way and by the long way"
+    heartbeat, head = await space.store.heartbeat(info(ONE), expiry_seconds=EXPIRY_SECONDS), await space.reader.head()
+    assert (heartbeat.revision, heartbeat.mark) == (head.revision, head.mark)
 
 
 @pytest.mark.parametrize("name", WRONG_TYPES)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, cast
@@ -154,6 +155,7 @@ class ScriptedReader:
         self.snapshot_gate = open_gate()
         self.records_gate = open_gate()
         self.stream_gate = open_gate()
+        self.longest_wait_seconds = math.inf
         self._clock = clock
 
     def as_reader(self) -> Reader:
@@ -213,7 +215,7 @@ class ScriptedReader:
 
     async def wait_events(self, *, after: str, seconds: float) -> list[Event]:
         self._begin("wait_events")
-        deadline = self._clock.monotonic() + seconds
+        deadline = self._clock.monotonic() + min(seconds, self.longest_wait_seconds)
         await self.stream_gate.wait()
         with contextlib.suppress(TimeoutError):
             while not self.history.after(after):
