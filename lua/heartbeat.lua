@@ -235,8 +235,7 @@ local history = redis.call('HMGET', keys.meta, 'history_id', 'revision', 'prober
 local reply = {'alive', history[1], history[2] or '0-0', joined and '1' or '0', whole(held),
   (is_partial or are_more_ejected or are_more_silent) and '1' or '0',
   settling_of(key), next_expiry_ms and whole(math.max(next_expiry_ms, 0)) or '',
-  table.concat({history[1], history[3] or '0'}, '-'), leader_lease_ms(keys.leader), history[4] or '',
-  '0'}
+  table.concat({history[1], history[3] or '0'}, '-'), leader_lease_ms(keys.leader), history[4] or '', '0'}
 if reply[9] ~= probers_version then
   local probers = redis.call('ZRANGE', keys.probers, 0, -1)
   reply[#reply] = whole(#probers)

@@ -290,9 +290,7 @@ class Mirror:
         """
         is_current = (
             heartbeat is not None
-            and heartbeat.history_id == self.history_id
-            and self._is_last(heartbeat.revision, heartbeat.mark)
-            and not self._own_writes.pending()
+            and self._is_current(heartbeat.history_id, heartbeat.revision, heartbeat.mark)
             and self._trouble is None
             and not self._has_gap
         )
@@ -418,8 +416,7 @@ class Mirror:
 
     def _take_head(self, head: Head) -> None:
         """Save the next poll if the head is what the view shows. Otherwise that poll finds out what has changed."""
-        is_current = head.history_id == self.history_id and self._is_last(head.revision, head.mark)
-        if is_current and not self._own_writes.pending():
+        if self._is_current(head.history_id, head.revision, head.mark):
             self._polled_at = self._clock.monotonic()
             self.is_settling = head.is_settling
             self.view.look_at_clock()
@@ -453,6 +450,10 @@ class Mirror:
         if not has_taken_all or any(event.unreadable for event in events):
             raise Gap(DAMAGED)
         self._confirm()
+
+    def _is_current(self, history_id: str | None, revision: str, mark: str) -> bool:
+        """Return whether the view shows exactly this history up to this event."""
+        return history_id == self.history_id and self._is_last(revision, mark) and not self._own_writes.pending()
 
     def _is_last(self, revision: str, mark: str) -> bool:
         """Return whether the view includes exactly the events up to this one."""

@@ -53,8 +53,7 @@ class Rest:
     def doubt(self) -> None:
         """Take note that a heartbeat has failed, or that Redis has named another event than the view shows.
 
-        Usually that event is on its way. A long wait is ended if it goes on for `UNSEEN_SECONDS`, or a
-        part of `refresh_seconds` if that is short.
+        Usually that event is on its way. A long wait is ended if it goes on for `UNSEEN_SECONDS` (see there).
         """
         if self._long_wait is None:
             self._is_confirmed = False

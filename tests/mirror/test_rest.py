@@ -201,11 +201,15 @@ class Wait:
         return "read"
 
 
-async def test_a_doubt_of_one_wait_does_not_end_the_next(clock: FakeClock) -> None:
-    rest, wait = Rest(refresh_seconds=1.0, heartbeat_seconds=1.0, clock=clock), Wait()
-    running = asyncio.ensure_future(rest.run())
+def confirmed(clock: FakeClock) -> Rest:
+    rest = Rest(refresh_seconds=1.0, heartbeat_seconds=1.0, clock=clock)
     rest.confirm()
-    first = asyncio.ensure_future(rest.wait(wait))
+    return rest
+
+
+async def test_a_doubt_of_one_wait_does_not_end_the_next(clock: FakeClock) -> None:
+    rest, wait = confirmed(clock), Wait()
+    running, first = asyncio.ensure_future(rest.run()), asyncio.ensure_future(rest.wait(wait))
     await clock.settle()
     rest.doubt()
     await clock.advance(UNSEEN_SECONDS / 2)
@@ -224,10 +228,8 @@ async def test_a_doubt_of_one_wait_does_not_end_the_next(clock: FakeClock) -> No
 
 
 async def test_doubts_in_quick_succession_end_no_later_wait(clock: FakeClock) -> None:
-    rest, wait = Rest(refresh_seconds=1.0, heartbeat_seconds=1.0, clock=clock), Wait()
-    running = asyncio.ensure_future(rest.run())
-    rest.confirm()
-    first = asyncio.ensure_future(rest.wait(wait))
+    rest, wait = confirmed(clock), Wait()
+    running, first = asyncio.ensure_future(rest.run()), asyncio.ensure_future(rest.wait(wait))
     await clock.settle()
     for _ in range(2):
         rest.doubt()
@@ -250,10 +252,8 @@ async def test_a_wait_that_ends_slowly_is_ended_once(clock: FakeClock) -> None:
             await clock.sleep(4 * UNSEEN_SECONDS)
         return "read"
 
-    rest = Rest(refresh_seconds=1.0, heartbeat_seconds=1.0, clock=clock)
-    running = asyncio.ensure_future(rest.run())
-    rest.confirm()
-    waiting = asyncio.ensure_future(rest.wait(read))
+    rest = confirmed(clock)
+    running, waiting = asyncio.ensure_future(rest.run()), asyncio.ensure_future(rest.wait(read))
     await clock.settle()
     for _ in range(3):
         rest.doubt()
@@ -265,8 +265,7 @@ async def test_a_wait_that_ends_slowly_is_ended_once(clock: FakeClock) -> None:
 
 
 async def test_a_cancelled_wait_ends_as_cancelled(clock: FakeClock) -> None:
-    rest = Rest(refresh_seconds=1.0, heartbeat_seconds=1.0, clock=clock)
-    rest.confirm()
+    rest = confirmed(clock)
     waiting = asyncio.ensure_future(rest.wait(Wait()))
     await clock.settle()
     waiting.cancel()
@@ -278,7 +277,6 @@ async def test_a_time_limit_of_the_read_is_no_doubt(clock: FakeClock) -> None:
     async def fail(_: float) -> str:
         raise TimeoutError("its own")
 
-    rest = Rest(refresh_seconds=1.0, heartbeat_seconds=1.0, clock=clock)
-    rest.confirm()
+    rest = confirmed(clock)
     with pytest.raises(TimeoutError, match="its own"):
         await rest.wait(fail)
